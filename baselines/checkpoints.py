@@ -1,0 +1,165 @@
+"""Checkpoint folders: written whole or not at all, verified before they are read.
+
+    step_000001234/
+      policy.safetensors   weights; metadata says what they are
+      trainer.pt           optimizer, random states, counters (loads with weights_only=True)
+      env.safetensors      the environment's own checkpoint
+      manifest.json        size and SHA-256 of the three, written last
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+
+from baselines.errors import UsageError
+
+FILES = ("policy.safetensors", "trainer.pt", "env.safetensors")
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """What a run saves: enough to go on bit for bit, and the weights in a form others can read."""
+
+    global_step: int
+    weights: dict[str, torch.Tensor]
+    trainer: dict[str, Any]  # tensors, numbers, strings and containers of them
+    env: dict[str, np.ndarray]
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint into `folder` and remove all but the latest `keep`.
+
+    Files go to a temporary folder that is renamed when complete, so that a process killed at any
+    moment leaves either the whole checkpoint or none.
+    """
+    folder.mkdir(exist_ok=True)
+    target = folder / f"step_{checkpoint.global_step:012d}"
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp_", dir=folder))
+    _write_files(temporary, checkpoint)
+    manifest = {"global_step": checkpoint.global_step, "files": {}}
+    for name in FILES:
+        manifest["files"][name] = _describe(temporary / name)
+    write_json(temporary / "manifest.json", manifest)
+    temporary.chmod(0o755)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    _sync(folder)
+    for old in step_folders(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint folder.
+
+    Raises:
+        UsageError: it is damaged; the one line names the folder, the file and the fault.
+    """
+    verify(path)
+    with safetensors.safe_open(path / "policy.safetensors", "pt") as file:
+        metadata = file.metadata()
+    trainer = torch.load(path / "trainer.pt", weights_only=True)
+    return Checkpoint(
+        global_step=trainer["global_step"],
+        weights=safetensors.torch.load_file(path / "policy.safetensors"),
+        trainer=trainer,
+        env=safetensors.numpy.load_file(path / "env.safetensors"),
+        metadata=metadata or {},
+    )
+
+
+def load_latest(folder: Path, *, clean: bool) -> tuple[Checkpoint, Path]:
+    """Read the latest good checkpoint of `folder`; each damaged one is refused by name on stderr.
+
+    Args:
+        folder: the checkpoints of a run.
+        clean: remove damaged checkpoints later than the one used, and what a killed writer left.
+
+    Raises:
+        UsageError: there is no good checkpoint.
+    """
+    refused = []
+    for path in reversed(step_folders(folder)):
+        try:
+            checkpoint = load(path)
+        except UsageError as error:
+            print(f"refused checkpoint {error}", file=sys.stderr)
+            refused.append(path)
+            continue
+        if refused:
+            print(f"using {path}", file=sys.stderr)
+        for damaged in [*refused, *folder.glob(".tmp_*")] if clean else []:
+            shutil.rmtree(damaged, ignore_errors=True)
+        return checkpoint, path
+    raise UsageError(f"{folder}: it holds no {'undamaged ' if refused else ''}checkpoint")
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """Return the checkpoint folders in `folder`, earliest first."""
+    return sorted(path for path in folder.glob("step_*") if path.name[5:].isdecimal())
+
+
+def verify(path: Path) -> None:
+    """Raise `UsageError` unless every file has the size and SHA-256 of the manifest."""
+    try:
+        files = json.loads((path / "manifest.json").read_text())["files"]
+        wanted = {name: files[name] for name in FILES}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: manifest.json is missing or unreadable") from error
+    for name, expectation in wanted.items():
+        if not (path / name).is_file():
+            raise UsageError(f"{path}: {name} is missing")
+        found = _describe(path / name)
+        for key in ("bytes", "sha256"):
+            if found[key] != expectation[key]:
+                raise UsageError(
+                    f"{path}: {name} has {key} {found[key]}, its manifest says {expectation[key]}"
+                )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that the file is there whole or not at all."""
+    temporary = path.with_name(f".tmp_{path.name}")
+    with temporary.open("w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    weights = {name: value.contiguous().cpu() for name, value in checkpoint.weights.items()}
+    metadata = checkpoint.metadata | {"global_step": str(checkpoint.global_step)}
+    safetensors.torch.save_file(weights, folder / "policy.safetensors", metadata)
+    trainer = checkpoint.trainer | {"global_step": checkpoint.global_step}
+    torch.save(trainer, folder / "trainer.pt")
+    arrays = {name: np.array(value, order="C") for name, value in checkpoint.env.items()}
+    safetensors.numpy.save_file(arrays, folder / "env.safetensors")
+    for name in FILES:
+        _sync(folder / name)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

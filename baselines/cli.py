@@ -1,0 +1,146 @@
+"""The `baselines` command: a table of subcommands, each a dataclass and a function.
+
+PyTorch is imported with the function, after the flags are read, so `--help` and errors are quick.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tyro
+
+from baselines.config import EvaluateConfig, MappoConfig, QuickstartConfig
+from baselines.errors import UsageError, expected
+
+# name: (summary, config, module and function that take it and return the exit status)
+COMMANDS: dict[str, tuple[str, type, str]] = {
+    "quickstart": ("train and evaluate in five minutes", QuickstartConfig, "quickstart:main"),
+    "mappo": ("train MAPPO or IPPO", MappoConfig, "mappo:main"),
+    "evaluate": ("win rate of a run on held-out battles", EvaluateConfig, "evaluate:main"),
+}
+RESUMABLE = {"mappo": MappoConfig}
+# What may differ from the record when a run is resumed: nothing that changes its course.
+CHANGEABLE = {
+    "total_steps",
+    "resume",
+    "runs_dir",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "keep_checkpoints",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return its exit status, 2 for bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise UsageError(expected("command", name, COMMANDS))
+        _, config_class, target = COMMANDS[name]
+        config = parse(name, config_class, rest)
+        if name in RESUMABLE and config.resume:
+            config = resumed_config(name, config_class, config.resume, rest)
+        return load(target)(config)
+    except UsageError as error:
+        print(f"baselines: {error}", file=sys.stderr)
+        return 2
+
+
+def overview() -> str:
+    """Return the text of `baselines --help`."""
+    rows = [f"  {name:<12}{summary}" for name, (summary, _, _) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: baselines COMMAND [OPTIONS]", "", *rows, "", "baselines COMMAND --help lists options"]
+    )
+
+
+def parse(name: str, config_class: type, arguments: Sequence[str], default: Any = None) -> Any:
+    """Read the flags of a subcommand into its dataclass.
+
+    Raises:
+        UsageError: a flag or value is wrong; tyro's box is folded into one line.
+    """
+    errors = io.StringIO()
+    overlay = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(config_class, prog=f"baselines {name}", args=arguments, **overlay)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(f"{name}: {one_line(errors.getvalue())}") from None
+
+
+def one_line(box: str) -> str:
+    """Return what a tyro error box says, without the box and the repeated help texts."""
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    lines = [line for line in lines if line and line[0] not in "╭╰"]
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if set(line) == {"─"}:
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    said = []
+    for section in sections:
+        if not section or section[0].startswith(("For full", "Argument helptext")):
+            continue
+        said.append(" ".join(section[:2] if section[0].startswith("Perhaps") else section))
+    text = ". ".join(part.rstrip(".") for part in said)
+    return re.sub(r"Error parsing \w+Config: ", "", text)
+
+
+def resumed_config(name: str, config_class: type, folder: str, arguments: Sequence[str]) -> Any:
+    """Return a run's recorded config with the flags that may change on top.
+
+    Raises:
+        UsageError: `folder` is no run of this algorithm, or a flag would change its course.
+    """
+    try:
+        record = json.loads((Path(folder) / "config.json").read_text())
+        algorithm, fields = record["algorithm"], record["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--resume {folder}: not a run folder (no readable config.json)") from error
+    if algorithm != name:
+        raise UsageError(f"--resume {folder}: that is a run of {algorithm}, not of {name}")
+    try:
+        saved = config_class(**fields | {"env_option": tuple(fields["env_option"])})
+    except (TypeError, KeyError) as error:
+        raise UsageError(f"--resume {folder}: its config.json has other fields: {error}") from error
+    config = parse(name, config_class, arguments, saved)
+    for field in dataclasses.fields(config_class):
+        recorded, given = getattr(saved, field.name), getattr(config, field.name)
+        if recorded != given and field.name not in CHANGEABLE:
+            raise UsageError(
+                f"--{field.name.replace('_', '-')} {given}: the run was started with {recorded};"
+                f" a resumed run may change only {', '.join(sorted(CHANGEABLE - {'resume'}))}"
+            )
+    return config
+
+
+def load(target: str) -> Callable[[Any], int]:
+    """Import the function `module:name` of this package."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(f"baselines.{module}"), name)
+
+
+def command_line(*words: object) -> str:
+    """Return words as a command that a shell reads back."""
+    return shlex.join(str(word) for word in words)
+
+
+def console_main() -> NoReturn:
+    """Entry point of the console script."""
+    raise SystemExit(main())

@@ -1,0 +1,171 @@
+"""One frozen dataclass for each command: its fields are the flags, the defaults and the record.
+
+It stands apart from the algorithms because those import PyTorch, and `--help` must not wait for it.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from baselines.errors import UsageError
+
+Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+
+
+@dataclasses.dataclass(frozen=True)
+class MappoConfig:
+    """Train MAPPO (Yu et al. 2022), or IPPO with --critic-input obs."""
+
+    env: str = "smacv2/terran_5_vs_5"
+    """Gymnasium id, with or without its version ("module:id" imports the module first)."""
+    env_option: Options = ()
+    """Environment keyword such as obs_starcraft=false, value in TOML; repeat the flag for more."""
+    total_steps: int = 10_000_000
+    """Environment steps to train for, summed over envs."""
+    seed: int = 1
+    """Seed of everything: battles, weights, actions; 0 to 2**32 - 1."""
+    resume: str = ""
+    """Run folder to continue from its last checkpoint; other flags then come from its record."""
+
+    num_envs: int = 128
+    """Battles played at once."""
+    num_steps: int = 64
+    """Rollout length of each env in one iteration."""
+
+    network: Literal["gru", "mlp"] = "gru"
+    """Recurrent or feed-forward actor and critic."""
+    hidden_size: int = 64
+    """Width of all hidden layers."""
+    critic_input: Literal["state", "obs"] = "state"
+    """What the critic sees: the global state (MAPPO) or each agent's observation (IPPO)."""
+    agent_id: bool = False
+    """Append the agent's one-hot index to its observation."""
+
+    learning_rate: float = 1e-3
+    """Adam's step size for actor and critic."""
+    anneal_lr: bool = True
+    """Lower the learning rate linearly to zero over total_steps."""
+    gamma: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    update_epochs: int = 4
+    """Passes over each rollout."""
+    num_minibatches: int = 4
+    """Minibatches in a pass, each holding whole sequences of num_envs / num_minibatches envs."""
+    clip_coef: float = 0.2
+    """Clip range of the policy ratio, and of the value change in normalised units."""
+    ent_coef: float = 0.01
+    """Weight of the entropy bonus."""
+    vf_coef: float = 1.0
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Gradient norm limit, for actor and critic separately."""
+    clip_vloss: bool = True
+    """Take the larger of the clipped and the plain value loss."""
+    huber_delta: float = 10.0
+    """Where the value loss turns from quadratic to linear, in normalised units."""
+    value_norm: bool = True
+    """Let the critic predict values normalised by a running mean and deviation of the returns."""
+    value_norm_per_minibatch: bool = True
+    """Fold returns into the value statistics in each minibatch (else once an iteration)."""
+    norm_adv: bool = True
+    """Normalise advantages over the live entries of the whole batch."""
+    timeout_is_terminal: bool = False
+    """Treat the episode limit as the end of the world, as older code does; else bootstrap."""
+
+    device: str = "cpu"
+    """PyTorch device of networks and rollout buffer."""
+    num_threads: int = 0
+    """CPU threads for PyTorch; 0 means all cores this process may use."""
+    runs_dir: str = "runs"
+    """Folder that receives the run folder."""
+    checkpoint_minutes: float = 2.0
+    """Save a checkpoint when this many minutes have passed; 0 turns it off."""
+    checkpoint_steps: int = 0
+    """Save a checkpoint when this many env steps have passed; 0 turns it off."""
+    keep_checkpoints: int = 3
+    """How many of the latest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use, each with one line."""
+        check_seed(self.seed)
+        for name in ("total_steps", "num_envs", "num_steps", "hidden_size", "update_epochs"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("num_minibatches", self.num_minibatches, low=1, high=self.num_envs)
+        check_range("keep_checkpoints", self.keep_checkpoints, low=1)
+        for name in ("gamma", "gae_lambda"):
+            check_range(name, getattr(self, name), low=0.0, high=1.0)
+        for name in ("learning_rate", "clip_coef", "max_grad_norm", "huber_delta"):
+            check_range(name, getattr(self, name), low=0.0, exclusive=True)
+        for name in ("ent_coef", "vf_coef", "checkpoint_minutes", "checkpoint_steps"):
+            check_range(name, getattr(self, name), low=0)
+        check_range("num_threads", self.num_threads, low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Play held-out battles with a trained policy and report its win rate."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run folder, or one of its checkpoint folders."""
+    episodes: int = 1024
+    """Battles to play, on seeds that training can never draw."""
+    num_envs: int = 256
+    """Battles played at once, at most; the result depends on this number but not on speed."""
+    stochastic: bool = False
+    """Sample actions from the policy; else take the most likely one."""
+    seed: int = 0
+    """Which set of held-out battles: offset into the reserved seeds, and seed of the sampling."""
+    device: str = "cpu"
+    """PyTorch device of the networks."""
+    num_threads: int = 0
+    """CPU threads for PyTorch; 0 means all cores this process may use."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no evaluation could use."""
+        check_range("episodes", self.episodes, low=1)
+        check_range("num_envs", self.num_envs, low=1)
+        check_range("num_threads", self.num_threads, low=0)
+        check_seed(self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickstartConfig:
+    """Train MAPPO on terran_5_vs_5 for about five minutes, then measure its win rate."""
+
+    seed: int = 1
+    """Seed of the run; 0 to 2**32 - 1."""
+    total_steps: int = 2_000_000
+    """Environment steps to train for."""
+    episodes: int = 1024
+    """Held-out battles in the final evaluation."""
+    env: str = "smacv2/terran_5_vs_5"
+    """Gymnasium id of the scenario."""
+    runs_dir: str = "runs"
+    """Folder that receives the run folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        check_seed(self.seed)
+        check_range("total_steps", self.total_steps, low=1)
+        check_range("episodes", self.episodes, low=1)
+
+
+def check_seed(seed: int) -> None:
+    """Raise `UsageError` unless `seed` lies in the range that training may draw from."""
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed}: seeds lie between 0 and 2**32 - 1 = {2**32 - 1}")
+
+
+def check_range(
+    name: str, value: float, *, low: float, high: float | None = None, exclusive: bool = False
+) -> None:
+    """Raise `UsageError` unless `low <= value <= high` (`low < value` when exclusive)."""
+    good = (value > low if exclusive else value >= low) and (high is None or value <= high)
+    if good and value == value and abs(value) != float("inf"):
+        return
+    bound = f"above {low}" if exclusive else f"at least {low}"
+    limit = f" and at most {high}" if high is not None else ""
+    raise UsageError(f"--{name.replace('_', '-')} {value}: it must be {bound}{limit}")

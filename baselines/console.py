@@ -1,0 +1,78 @@
+"""Progress on the terminal: a live table on a TTY, one line an iteration elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+
+class Progress:
+    """Show how a run is going.
+
+    Args:
+        title: what runs.
+        total_steps: environment steps to go to.
+        start_step: environment steps done before this process.
+    """
+
+    def __init__(self, title: str, total_steps: int, start_step: int = 0) -> None:
+        self.title, self.total_steps, self.start_step = title, total_steps, start_step
+        self.began = time.perf_counter()
+        self.live = None
+        if sys.stdout.isatty():
+            self.live = Live(console=Console(), auto_refresh=False)
+            self.live.start()
+
+    def update(self, global_step: int, metrics: dict[str, float]) -> None:
+        """Show one iteration's metrics."""
+        fields = describe(global_step, self.total_steps, metrics)
+        fields["left"] = self._time_left(global_step)
+        if self.live is None:
+            print("  ".join(f"{name} {value}" for name, value in fields.items()), flush=True)
+            return
+        table = Table(title=self.title, show_header=False)
+        for name, value in fields.items():
+            table.add_row(name, value)
+        self.live.update(table, refresh=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of text, above the table where there is one."""
+        if self.live is None:
+            print(text, flush=True)
+        else:
+            self.live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the table as it stands."""
+        if self.live is not None:
+            self.live.stop()
+
+    def _time_left(self, global_step: int) -> str:
+        done = global_step - self.start_step
+        left = max(0, self.total_steps - global_step)
+        return duration(left * (time.perf_counter() - self.began) / max(1, done))
+
+
+def describe(global_step: int, total_steps: int, metrics: dict[str, float]) -> dict[str, str]:
+    """Return the texts of one progress line: steps, results, speed, shares of time."""
+    fields = {"step": f"{global_step:,}/{total_steps:,}"}
+    if "charts/win_rate" in metrics:
+        fields["win"] = f"{metrics['charts/win_rate']:.1%}"
+        fields["return"] = f"{metrics['charts/episodic_return']:.2f}"
+        fields["length"] = f"{metrics['charts/episodic_length']:.1f}"
+    fields["steps/s"] = f"{metrics['charts/SPS']:,.0f}"
+    parts = {name: metrics[f"time/{name}_seconds"] for name in ("env", "inference", "learn")}
+    total = sum(parts.values()) or 1.0
+    fields["time"] = " ".join(f"{name} {spent / total:.0%}" for name, spent in parts.items())
+    return fields
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as `1h02m`, `3m20s` or `12s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -1,0 +1,459 @@
+"""MAPPO (Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games").
+
+With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/baselines.md lists each choice.
+"""
+
+import dataclasses
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.advantages import gae
+from baselines.buffers import RolloutBuffer
+from baselines.checkpoints import Checkpoint
+from baselines.config import MappoConfig
+from baselines.console import Progress
+from baselines.errors import UsageError
+from baselines.networks import Agent, gumbel_noise, masked_log_probs
+from baselines.rollout import Clock, Stream, collect, episode_metrics
+from baselines.run import (
+    Run,
+    StopRequest,
+    derive_seeds,
+    prepare_torch,
+    random_states,
+    set_random_states,
+)
+from baselines.vector_envs import make_env
+
+LOSSES = (
+    "losses/policy_loss",
+    "losses/value_loss",
+    "losses/entropy",
+    "losses/approx_kl",
+    "losses/clipfrac",
+    "losses/actor_grad_norm",
+    "losses/critic_grad_norm",
+)
+
+
+@dataclasses.dataclass
+class Trainer:
+    """All that changes while MAPPO trains."""
+
+    env: Any
+    agent: Agent
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    buffer: RolloutBuffer
+    stream: Stream
+    critic_hidden: Tensor  # (num_envs * num_values, memory_size) at the start of the next rollout
+    global_step: int = 0
+
+
+@dataclasses.dataclass
+class Minibatch:
+    """Whole sequences of some envs, and which of their rows count.
+
+    Rows are indices into the flattened `num_steps * envs * num_agents` (live: the agent fights and
+    the row is no reset row) or `num_steps * envs * num_values` (valid: no reset row).
+    """
+
+    actor_inputs: Tensor  # (num_steps, envs * num_agents, actor_size)
+    actor_hidden: Tensor  # (envs * num_agents, memory_size)
+    actor_keep: Tensor  # (num_steps, envs * num_agents, 1)
+    live_rows: Tensor  # (num_live,)
+    action_mask: Tensor  # (num_live, num_actions) bool
+    actions: Tensor  # (num_live,)
+    log_probs: Tensor  # (num_live,) when the actions were taken
+    advantages: Tensor  # (num_live,)
+    critic_inputs: Tensor  # (num_steps, envs * num_values, critic_size)
+    critic_hidden: Tensor  # (envs * num_values, memory_size)
+    critic_keep: Tensor  # (num_steps, envs * num_values, 1)
+    valid_rows: Tensor  # (num_valid,)
+    values: Tensor  # (num_valid,) predicted before the update, normalised
+    returns: Tensor  # (num_valid,) in reward units
+
+
+def main(config: MappoConfig) -> int:
+    """Train, and say how to evaluate the result; return the exit status."""
+    path, stopped = train(config)
+    if stopped is None:
+        print(f"evaluate with\n  baselines evaluate {path}")
+    return exit_status(stopped)
+
+
+def exit_status(stopped: int | None) -> int:
+    """Return 130 after Ctrl-C, so that shell loops stop too, and 0 otherwise: all is saved."""
+    return 130 if stopped == signal.SIGINT else 0
+
+
+def train(config: MappoConfig) -> tuple[Path, int | None]:
+    """Train, or continue the run `config.resume`.
+
+    Returns:
+        The run folder, and the signal that stopped the run (None when it is complete).
+
+    Raises:
+        UsageError: the config cannot be run here.
+    """
+    threads = prepare_torch(config.num_threads, config.device)
+    config = dataclasses.replace(config, num_threads=threads)
+    env = make_env(config.env, config.num_envs, config.env_option)
+    trainer = make_trainer(config, env)
+    if config.resume:
+        run, checkpoint = Run.resume(Path(config.resume), config, env)
+        load_state(trainer, checkpoint)
+    else:
+        run = Run.start("mappo", config, env)
+        run.save(save_state(trainer))
+    progress = Progress(str(run.path), config.total_steps, trainer.global_step)
+    try:
+        with StopRequest() as stop:
+            loop(config, trainer, run, progress, stop)
+    finally:
+        progress.close()
+        run.close()
+        env.close()
+    return run.path, stop.signal
+
+
+def loop(
+    config: MappoConfig, trainer: Trainer, run: Run, progress: Progress, stop: StopRequest
+) -> None:
+    """Iterate until total_steps, or until a signal asks to stop; the last state is saved."""
+    progress.say(f"run folder {run.path}")
+    saved = trainer.global_step
+    while trainer.global_step < config.total_steps and stop.signal is None:
+        metrics = iterate(config, trainer)
+        run.log(trainer.global_step, metrics)
+        progress.update(trainer.global_step, metrics)
+        if run.checkpoint_due(trainer.global_step):
+            run.save(save_state(trainer))
+            saved = trainer.global_step
+    if saved != trainer.global_step:
+        run.save(save_state(trainer))
+    if stop.signal is not None:
+        name = signal.Signals(stop.signal).name
+        progress.say(f"{name}: saved at step {trainer.global_step:,}; continue with")
+        progress.say(f"  baselines mappo --resume {run.path}")
+
+
+def make_trainer(config: MappoConfig, env: Any) -> Trainer:
+    """Build networks, optimizer and buffer, and reset the environment; all from the seed."""
+    environment_seed, learner_seed = derive_seeds(config.seed)
+    torch.manual_seed(learner_seed)
+    agent = make_agent(config, env.unwrapped).to(config.device)
+    generator = torch.Generator(config.device)
+    generator.manual_seed(learner_seed)
+    optimizer = torch.optim.Adam(
+        [*agent.actor.parameters(), *agent.critic.parameters()],
+        lr=config.learning_rate,
+        eps=1e-5,
+        fused=True,
+    )
+    obs, info = env.reset(seed=environment_seed)
+    hidden = agent.actor.initial_hidden(config.num_envs, agent.num_agents)
+    return Trainer(
+        env=env,
+        agent=agent,
+        optimizer=optimizer,
+        generator=generator,
+        buffer=RolloutBuffer(env, config.num_steps, config.device),
+        stream=Stream.start(obs, info, hidden.detach()),
+        critic_hidden=agent.critic.initial_hidden(config.num_envs * agent.num_values),
+    )
+
+
+def make_agent(config: MappoConfig, sizes: Any) -> Agent:
+    """Build the networks for an environment's sizes."""
+    return Agent(
+        obs_size=sizes.obs_size,
+        state_size=sizes.state_size,
+        num_agents=sizes.num_agents,
+        num_actions=sizes.num_actions,
+        hidden_size=config.hidden_size,
+        recurrent=config.network == "gru",
+        critic_input=config.critic_input,
+        agent_id=config.agent_id,
+        value_norm=config.value_norm,
+    )
+
+
+def save_state(trainer: Trainer) -> Checkpoint:
+    """Return everything that `load_state` needs to go on bit for bit."""
+    return Checkpoint(
+        global_step=trainer.global_step,
+        weights=trainer.agent.state_dict(),
+        trainer={
+            "optimizer": trainer.optimizer.state_dict(),
+            "generator": trainer.generator.get_state(),
+            "stream": trainer.stream.state_dict(),
+            "critic_hidden": trainer.critic_hidden.cpu(),
+            "random": random_states(),
+        },
+        env=trainer.env.unwrapped.checkpoint(),
+        metadata={"algorithm": "mappo", "env": trainer.env.spec.id},
+    )
+
+
+def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Put back what `save_state` returned."""
+    saved = checkpoint.trainer
+    trainer.agent.load_state_dict(checkpoint.weights)
+    trainer.optimizer.load_state_dict(saved["optimizer"])
+    trainer.generator.set_state(saved["generator"])
+    trainer.critic_hidden = saved["critic_hidden"].to(trainer.critic_hidden.device)
+    trainer.global_step = checkpoint.global_step
+    trainer.env.unwrapped.restore(checkpoint.env)
+    trainer.stream.obs, trainer.stream.info = trainer.env.unwrapped.last()
+    trainer.stream.load_state_dict(saved["stream"])
+    set_random_states(saved["random"])
+
+
+def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
+    """Run one iteration: a rollout and an update; return its metrics."""
+    clock, buffer, agent = Clock(), trainer.buffer, trainer.agent
+    if config.anneal_lr:
+        left = max(0.0, 1.0 - trainer.global_step / config.total_steps)
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = config.learning_rate * left
+    actor_hidden = trainer.stream.hidden.clone()
+    shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
+    noise = gumbel_noise(shape, trainer.generator)
+    episodes = collect(trainer.env, trainer.stream, agent.act, noise, buffer, clock)
+    metrics = update(config, trainer, actor_hidden)
+    clock.spent("learn")
+    steps = int(buffer.valid[:-1].sum())
+    trainer.global_step += steps
+    seconds = clock.lap()
+    return {
+        **episode_metrics(episodes),
+        "charts/SPS": steps / sum(seconds.values()),
+        "charts/learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
+        **metrics,
+        **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
+    }
+
+
+def update(config: MappoConfig, trainer: Trainer, actor_hidden: Tensor) -> dict[str, float]:
+    """Improve actor and critic on the rollout in the buffer; return the means of the losses."""
+    agent, buffer = trainer.agent, trainer.buffer
+    values, critic_hidden = predict_values(agent, buffer, trainer.critic_hidden)
+    raw_values = agent.value_norm.denormalise(values)
+    advantages = estimate_advantages(config, buffer, raw_values)
+    returns = advantages + raw_values[:-1]
+    variance = explained_variance(raw_values[:-1], returns, buffer.valid[:-1])
+    if not config.value_norm_per_minibatch:
+        agent.value_norm.update(returns[buffer.valid[:-1]])
+    if config.norm_adv:
+        advantages = normalise_advantages(agent, buffer, advantages)
+    losses = []
+    for _ in range(config.update_epochs):
+        order = torch.randperm(config.num_envs, generator=trainer.generator, device=config.device)
+        for envs in order.tensor_split(config.num_minibatches):
+            batch = select(
+                agent, buffer, envs, actor_hidden, trainer.critic_hidden, values, advantages, returns
+            )
+            if len(batch.live_rows) == 0:
+                continue
+            losses.append(gradient_step(config, trainer, batch))
+    trainer.critic_hidden = critic_hidden
+    means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
+    return {**dict(zip(LOSSES, means, strict=True)), "losses/explained_variance": float(variance)}
+
+
+def gradient_step(config: MappoConfig, trainer: Trainer, batch: Minibatch) -> Tensor:
+    """Take one step of the optimizer; return (len(LOSSES),) values without waiting for them."""
+    agent = trainer.agent
+    if config.value_norm_per_minibatch:
+        agent.value_norm.update(batch.returns)
+    total, parts = loss(config, agent, batch)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    norms = [
+        nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        for network in (agent.actor, agent.critic)
+    ]
+    trainer.optimizer.step()
+    return torch.stack([*parts, *norms]).detach()
+
+
+def loss(config: MappoConfig, agent: Agent, batch: Minibatch) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss, and its parts in the order of LOSSES: policy, value, entropy, KL, clipped.
+
+    Further terms (on features, on pre-activations) join the sum in the return statement.
+    """
+    logits, _ = agent.actor.sequence(
+        batch.actor_inputs, batch.actor_hidden, batch.actor_keep, batch.live_rows
+    )
+    log_probs = masked_log_probs(logits, batch.action_mask)
+    chosen = log_probs.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+    policy, kl, clipped = policy_loss(chosen, batch.log_probs, batch.advantages, config.clip_coef)
+    entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
+    predicted, _ = agent.critic.sequence(
+        batch.critic_inputs, batch.critic_hidden, batch.critic_keep, batch.valid_rows
+    )
+    value = value_loss(
+        predicted.squeeze(-1),
+        batch.values,
+        agent.value_norm.normalise(batch.returns),
+        clip_coef=config.clip_coef if config.clip_vloss else math.inf,
+        huber_delta=config.huber_delta,
+    )
+    total = policy - config.ent_coef * entropy + config.vf_coef * value
+    return total, [policy, value, entropy, kl, clipped]
+
+
+def policy_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_coef: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return PPO's clipped loss (Schulman et al. 2017, eq. 7), the KL estimate, the clipped share.
+
+    Args:
+        log_probs: (num_rows,) of the actions taken, under the current policy.
+        old_log_probs: (num_rows,) under the policy that took them.
+        advantages: (num_rows,).
+        clip_coef: clip range of the ratio.
+    """
+    log_ratio = log_probs - old_log_probs
+    ratio = log_ratio.exp()
+    bounded = ratio.clamp(1 - clip_coef, 1 + clip_coef)
+    policy = -torch.minimum(ratio * advantages, bounded * advantages).mean()
+    with torch.no_grad():
+        kl = (ratio - 1 - log_ratio).mean()  # Schulman 2020, "Approximating KL divergence", k3
+        clipped = ((ratio - 1).abs() > clip_coef).float().mean()
+    return policy, kl, clipped
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, targets: Tensor, *, clip_coef: float, huber_delta: float
+) -> Tensor:
+    """Return the larger of the Huber losses of the values and of the clipped values, averaged.
+
+    All in normalised units (Yu et al. 2022, App. A); `clip_coef` infinite turns clipping off.
+    """
+    bounded = old_values + (values - old_values).clamp(-clip_coef, clip_coef)
+    plain = nn.functional.huber_loss(values, targets, reduction="none", delta=huber_delta)
+    clipped = nn.functional.huber_loss(bounded, targets, reduction="none", delta=huber_delta)
+    return torch.maximum(plain, clipped).mean()
+
+
+@torch.no_grad()
+def predict_values(
+    agent: Agent, buffer: RolloutBuffer, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return normalised values (num_steps + 1, num_envs, num_values) and the next hidden state."""
+    inputs = agent.critic_inputs(buffer.obs, buffer.state, buffer.alive)
+    shape = inputs.shape[:3]
+    keep = _widen(buffer.keep(), agent.num_values)
+    rows = torch.arange(math.prod(shape), device=inputs.device)
+    values, memory = agent.critic.sequence(inputs.flatten(1, 2), hidden, keep, rows)
+    return values.view(shape), memory[-2] * keep[-1]
+
+
+def estimate_advantages(config: MappoConfig, buffer: RolloutBuffer, values: Tensor) -> Tensor:
+    """Return (num_steps, num_envs, num_values) advantages; reset rows are meaningless."""
+    done = buffer.terminated | buffer.truncated
+    terminated = done if config.timeout_is_terminal else buffer.terminated
+    return gae(
+        buffer.rewards.unsqueeze(-1).expand_as(values[:-1]),
+        values,
+        terminated.unsqueeze(-1),
+        done.unsqueeze(-1),
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+    )
+
+
+def normalise_advantages(agent: Agent, buffer: RolloutBuffer, advantages: Tensor) -> Tensor:
+    """Return advantages with mean 0 and deviation 1 over the live entries of the whole batch."""
+    live = buffer.alive[:-1] & buffer.valid[:-1].unsqueeze(-1)
+    entries = advantages.expand(*live.shape)[live]
+    return (advantages - entries.mean()) / (entries.std(correction=0) + 1e-5)
+
+
+def explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
+    """Return 1 - Var(returns - values) / Var(returns) over valid rows; 0 for constant returns."""
+    returns, errors = returns[valid], (returns - values)[valid]
+    variance = returns.var(correction=0)
+    explained = 1 - errors.var(correction=0) / variance.clamp(min=1e-12)
+    return torch.where(variance > 0, explained, torch.zeros_like(explained))
+
+
+def select(
+    agent: Agent,
+    buffer: RolloutBuffer,
+    envs: Tensor,
+    actor_hidden: Tensor,
+    critic_hidden: Tensor,
+    values: Tensor,
+    advantages: Tensor,
+    returns: Tensor,
+) -> Minibatch:
+    """Return the minibatch of some envs.
+
+    Args:
+        agent: says what actor and critic see.
+        buffer: the rollout.
+        envs: (num_selected,) indices.
+        actor_hidden: (num_envs, num_agents, memory_size) at the start of the rollout.
+        critic_hidden: (num_envs * num_values, memory_size) at the start of the rollout.
+        values: (num_steps + 1, num_envs, num_values) normalised.
+        advantages: (num_steps, num_envs, num_values).
+        returns: (num_steps, num_envs, num_values) in reward units.
+    """
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[: buffer.num_steps].index_select(1, envs)
+
+    obs, alive, valid, keep = map(pick, (buffer.obs, buffer.alive, buffer.valid, buffer.keep()))
+    live = alive & valid.unsqueeze(-1)
+    live_rows = live.flatten().nonzero().squeeze(-1)
+    valid_rows = valid.unsqueeze(-1).expand(-1, -1, agent.num_values).flatten().nonzero().squeeze(-1)
+
+    def at(rows: Tensor, tensor: Tensor, width: int = 0) -> Tensor:
+        flat = pick(tensor).reshape(-1, width) if width else pick(tensor).reshape(-1)
+        return flat.index_select(0, rows)
+
+    per_agent = advantages.expand(-1, -1, agent.num_agents)
+    hidden = critic_hidden.view(len(actor_hidden), -1, critic_hidden.shape[-1])
+    return Minibatch(
+        actor_inputs=agent.actor_inputs(obs).flatten(1, 2),
+        actor_hidden=actor_hidden.index_select(0, envs).flatten(0, 1),
+        actor_keep=_widen(keep, agent.num_agents),
+        live_rows=live_rows,
+        action_mask=at(live_rows, buffer.action_mask, agent.num_actions),
+        actions=at(live_rows, buffer.actions),
+        log_probs=at(live_rows, buffer.log_probs),
+        advantages=at(live_rows, per_agent),
+        critic_inputs=agent.critic_inputs(obs, pick(buffer.state), alive).flatten(1, 2),
+        critic_hidden=hidden.index_select(0, envs).flatten(0, 1),
+        critic_keep=_widen(keep, agent.num_values),
+        valid_rows=valid_rows,
+        values=at(valid_rows, values),
+        returns=at(valid_rows, returns),
+    )
+
+
+def load_policy(config: dict[str, Any], checkpoint: Checkpoint, env: Any, device: str) -> Agent:
+    """Build the agent of a checkpoint for `baselines evaluate`.
+
+    Raises:
+        UsageError: the environment has other sizes than the one it was trained on.
+    """
+    agent = make_agent(MappoConfig(**config), env.unwrapped)
+    try:
+        agent.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise UsageError(f"the policy does not fit {env.spec.id}: its sizes differ") from error
+    return agent.to(device).eval()
+
+
+def _widen(keep: Tensor, width: int) -> Tensor:
+    """Return (num_steps, num_envs) repeated for each agent: (num_steps, num_envs * width, 1)."""
+    return keep.unsqueeze(-1).expand(-1, -1, width).reshape(len(keep), -1, 1)

@@ -1,0 +1,213 @@
+"""Actor and critic."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from baselines.layers import Gru
+from baselines.normalise import ValueNorm
+
+MASKED_LOGIT = -1e10  # its probability is exactly 0 in float32
+
+
+class Network(nn.Module):
+    """LayerNorm, two linear layers with ReLU and LayerNorm, optional GRU with LayerNorm, a head.
+
+    Orthogonal weights with gain sqrt(2) in the trunk and `output_gain` in the head, zero biases.
+
+    Args:
+        input_size: features of one input.
+        hidden_size: width of all hidden layers.
+        output_size: outputs of the head.
+        output_gain: gain of the head's weights.
+        recurrent: put a GRU between trunk and head.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        output_gain: float,
+        recurrent: bool,
+    ) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.LayerNorm(input_size),
+            _linear(input_size, hidden_size, math.sqrt(2)),
+            nn.ReLU(inplace=True),
+            nn.LayerNorm(hidden_size),
+            _linear(hidden_size, hidden_size, math.sqrt(2)),
+            nn.ReLU(inplace=True),
+            nn.LayerNorm(hidden_size),
+        )
+        self.gru = Gru(hidden_size, hidden_size) if recurrent else None
+        self.gru_norm = nn.LayerNorm(hidden_size) if recurrent else nn.Identity()
+        self.head = _linear(hidden_size, output_size, output_gain)
+        self.memory_size = hidden_size if recurrent else 0
+
+    def initial_hidden(self, *batch: int) -> Tensor:
+        """Return the hidden state at the start of an episode: zeros (*batch, memory_size)."""
+        return self.head.weight.new_zeros(*batch, self.memory_size)
+
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance one step.
+
+        Args:
+            inputs: (batch, input_size).
+            hidden: (batch, memory_size).
+
+        Returns:
+            Outputs (batch, output_size) and the next hidden state (batch, memory_size).
+        """
+        features = self.trunk(inputs)
+        if self.gru is not None:
+            hidden = self.gru.step(self.gru.input(features), hidden)
+            features = self.gru_norm(hidden)
+        return self.head(features), hidden
+
+    def sequence(
+        self, inputs: Tensor, hidden: Tensor, keep: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute chosen rows of whole sequences.
+
+        Rows that are not chosen are skipped: they must lie after the last chosen row of their
+        episode, as the rows of a dead agent and reset rows do.
+
+        Args:
+            inputs: (num_steps, batch, input_size).
+            hidden: (batch, memory_size) before the first step.
+            keep: (num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering a step.
+            rows: (num_rows,) int64 indices into the flattened `num_steps * batch`.
+
+        Returns:
+            Outputs (num_rows, output_size), and the hidden states after each step
+            (num_steps, batch, memory_size), which mean nothing in skipped rows.
+        """
+        num_steps, batch = inputs.shape[:2]
+        memory = hidden.expand(num_steps, -1, -1)
+        features = self.trunk(inputs.flatten(0, 1).index_select(0, rows))
+        if self.gru is not None:
+            gates = features.new_zeros(num_steps * batch, 3 * self.memory_size)
+            gates = gates.index_copy(0, rows, self.gru.input(features))
+            memory = self.gru(gates.view(num_steps, batch, -1), hidden, keep)
+            features = self.gru_norm(memory.flatten(0, 1).index_select(0, rows))
+        return self.head(features), memory
+
+
+class Agent(nn.Module):
+    """A shared actor, a critic, and the statistics of the critic's targets.
+
+    Args:
+        obs_size: features of one agent's observation.
+        state_size: features of the global state.
+        num_agents: agents that share the actor.
+        num_actions: actions of each.
+        hidden_size: width of all hidden layers.
+        recurrent: GRU in actor and critic.
+        critic_input: `"state"` or `"obs"`.
+        agent_id: append the agent's one-hot index to its observation.
+        value_norm: normalise the critic's targets.
+    """
+
+    def __init__(
+        self,
+        *,
+        obs_size: int,
+        state_size: int,
+        num_agents: int,
+        num_actions: int,
+        hidden_size: int,
+        recurrent: bool,
+        critic_input: str,
+        agent_id: bool,
+        value_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.num_agents, self.num_actions = num_agents, num_actions
+        self.critic_input, self.agent_id = critic_input, agent_id
+        actor_size = obs_size + num_agents * agent_id
+        critic_size = state_size if critic_input == "state" else actor_size
+        self.actor = Network(
+            actor_size, hidden_size, num_actions, output_gain=0.01, recurrent=recurrent
+        )
+        self.critic = Network(critic_size, hidden_size, 1, output_gain=1.0, recurrent=recurrent)
+        self.value_norm = ValueNorm(enabled=value_norm)
+
+    @property
+    def num_values(self) -> int:
+        """Values the critic predicts for one env: 1 (state) or num_agents (obs)."""
+        return 1 if self.critic_input == "state" else self.num_agents
+
+    def actor_inputs(self, obs: Tensor) -> Tensor:
+        """Return what the actor sees.
+
+        Args:
+            obs: (..., num_agents, obs_size).
+
+        Returns:
+            (..., num_agents, obs_size [+ num_agents]).
+        """
+        if not self.agent_id:
+            return obs
+        identity = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
+        return torch.cat([obs, identity.expand(*obs.shape[:-1], -1)], -1)
+
+    def critic_inputs(self, obs: Tensor, state: Tensor, alive: Tensor) -> Tensor:
+        """Return what the critic sees; the dead see zeros (and their id), as they must not matter.
+
+        Args:
+            obs: (..., num_agents, obs_size).
+            state: (..., state_size).
+            alive: (..., num_agents) bool.
+
+        Returns:
+            (..., num_values, critic_size).
+        """
+        if self.critic_input == "state":
+            return state.unsqueeze(-2)
+        return self.actor_inputs(obs * alive.unsqueeze(-1))
+
+    def act(
+        self, obs: Tensor, action_mask: Tensor, hidden: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose actions for one step.
+
+        Args:
+            obs: (num_envs, num_agents, obs_size).
+            action_mask: (num_envs, num_agents, num_actions) bool, True = allowed.
+            hidden: (num_envs, num_agents, memory_size).
+            noise: (num_envs, num_agents, num_actions) standard Gumbel noise to sample with (see
+                `gumbel_noise`); None takes the most likely action.
+
+        Returns:
+            Actions int64 (num_envs, num_agents), their log-probabilities, and the next hidden state.
+        """
+        inputs = self.actor_inputs(obs).flatten(0, 1)
+        logits, after = self.actor.step(inputs, hidden.flatten(0, 1))
+        log_probs = masked_log_probs(logits.view(action_mask.shape), action_mask)
+        scores = log_probs if noise is None else log_probs + noise  # the Gumbel-max trick
+        actions = scores.argmax(-1)
+        chosen = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        return actions, chosen, after.view(hidden.shape)
+
+
+def masked_log_probs(logits: Tensor, action_mask: Tensor) -> Tensor:
+    """Return log-probabilities over the last axis; forbidden actions get probability 0."""
+    return torch.log_softmax(logits.masked_fill(~action_mask, MASKED_LOGIT), -1)
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return standard Gumbel noise: the argmax of log p + noise is a draw from p."""
+    noise = torch.empty(shape, device=generator.device)
+    tiny = torch.finfo(noise.dtype).tiny
+    return noise.exponential_(generator=generator).clamp_(min=tiny).log_().neg_()
+
+
+def _linear(input_size: int, output_size: int, gain: float) -> nn.Linear:
+    linear = nn.Linear(input_size, output_size)
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,149 @@
+"""Collection of experience from NEXT_STEP vector environments."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.buffers import RolloutBuffer
+
+Act = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+
+
+class Clock:
+    """Seconds spent in env, inference and learn since the last `lap`."""
+
+    def __init__(self) -> None:
+        self.seconds = {"env": 0.0, "inference": 0.0, "learn": 0.0}
+        self._last = time.perf_counter()
+
+    def spent(self, part: str) -> None:
+        """Book the time since the last call under `part`."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self._last
+        self._last = now
+
+    def lap(self) -> dict[str, float]:
+        """Return the seconds of each part and start again."""
+        seconds, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
+        return seconds
+
+
+@dataclasses.dataclass
+class Stream:
+    """Where a vector environment stands between two steps.
+
+    After the step that ends a battle, the next row is a reset row: the policy sees the true last
+    observation once more, its action is ignored, and nothing of that row counts. `previous_done`
+    marks it; `valid = ~previous_done`.
+    """
+
+    obs: np.ndarray  # (num_envs, num_agents, obs_size) float32
+    info: dict[str, Any]
+    previous_done: np.ndarray  # (num_envs,) bool
+    hidden: Tensor  # (num_envs, num_agents, memory_size) float32
+    episodic_return: np.ndarray  # (num_envs,) float64, of the battle being played
+    episodic_length: np.ndarray  # (num_envs,) int64, its steps so far
+
+    @classmethod
+    def start(cls, obs: np.ndarray, info: dict[str, Any], hidden: Tensor) -> "Stream":
+        """Begin with what `env.reset` returned and a zero hidden state."""
+        num_envs = len(obs)
+        zeros = np.zeros(num_envs)
+        return cls(obs, info, np.zeros(num_envs, bool), hidden, zeros, zeros.astype(np.int64))
+
+    def advance(
+        self, env: Any, actions: np.ndarray, hidden: Tensor
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Step the environment once.
+
+        Returns:
+            Reward, terminated, truncated, each (num_envs,), and the battles that ended with this
+            step: `env, episodic_return, episodic_length, battle_won, draw, truncated`.
+        """
+        valid = ~self.previous_done
+        self.obs, reward, terminated, truncated, self.info = env.step(actions)
+        self.hidden = hidden * torch.from_numpy(valid).to(hidden.device).view(-1, 1, 1)
+        self.episodic_return = np.where(valid, self.episodic_return + reward, 0.0)
+        self.episodic_length = np.where(valid, self.episodic_length + 1, 0)
+        self.previous_done = terminated | truncated
+        ended = np.flatnonzero(self.previous_done)
+        episodes = {
+            "env": ended,
+            "episodic_return": self.episodic_return[ended],
+            "episodic_length": self.episodic_length[ended],
+            "battle_won": self.info["battle_won"][ended].astype(bool),
+            "draw": self.info["draw"][ended].astype(bool),
+            "truncated": truncated[ended].astype(bool),
+        }
+        return reward, terminated, truncated, episodes
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything but obs and info, which `env.last()` gives again."""
+        return {
+            "previous_done": torch.from_numpy(self.previous_done.copy()),
+            "hidden": self.hidden.cpu(),
+            "episodic_return": torch.from_numpy(self.episodic_return.copy()),
+            "episodic_length": torch.from_numpy(self.episodic_length.copy()),
+        }
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` returned."""
+        self.previous_done = saved["previous_done"].numpy()
+        self.hidden = saved["hidden"].to(self.hidden.device)
+        self.episodic_return = saved["episodic_return"].numpy()
+        self.episodic_length = saved["episodic_length"].numpy()
+
+
+def collect(
+    env: Any, stream: Stream, act: Act, noise: Tensor, buffer: RolloutBuffer, clock: Clock
+) -> dict[str, np.ndarray]:
+    """Fill the buffer with the next `buffer.num_steps` steps.
+
+    Args:
+        env: vector environment.
+        stream: where it stands; advanced in place.
+        act: (obs, action_mask, hidden, noise) to (actions, log_probs, hidden), as `Agent.act`.
+        noise: (num_steps, num_envs, num_agents, num_actions) for `act`.
+        buffer: written in place.
+        clock: books env and inference time.
+
+    Returns:
+        The battles that ended meanwhile, see `Stream.advance`.
+    """
+    ended = []
+    for step in range(buffer.num_steps):
+        buffer.observe(step, stream.obs, stream.info, ~stream.previous_done)
+        with torch.inference_mode():
+            actions, log_probs, hidden = act(
+                buffer.obs[step], buffer.action_mask[step], stream.hidden, noise[step]
+            )
+            buffer.actions[step].copy_(actions)
+            buffer.log_probs[step].copy_(log_probs)
+            orders = actions.cpu().numpy()
+            clock.spent("inference")
+            reward, terminated, truncated, episodes = stream.advance(env, orders, hidden)
+            clock.spent("env")
+        buffer.record(step, reward, terminated, truncated)
+        ended.append(episodes)
+    buffer.observe(buffer.num_steps, stream.obs, stream.info, ~stream.previous_done)
+    clock.spent("inference")
+    return {name: np.concatenate([episodes[name] for episodes in ended]) for name in ended[0]}
+
+
+def episode_metrics(episodes: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the `charts/*` means over finished battles; empty when none finished."""
+    if len(episodes["env"]) == 0:
+        return {"charts/episodes": 0}
+    return {
+        "charts/episodes": len(episodes["env"]),
+        "charts/win_rate": float(episodes["battle_won"].mean()),
+        "charts/episodic_return": float(episodes["episodic_return"].mean()),
+        "charts/episodic_length": float(episodes["episodic_length"].mean()),
+        "charts/draw_rate": float(episodes["draw"].mean()),
+        "charts/timeout_rate": float(episodes["truncated"].mean()),
+    }

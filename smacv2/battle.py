@@ -1,0 +1,190 @@
+"""The state of a batch of battles, and the protocol that every backend fulfils.
+
+All battle state lives in three integer blocks, the battle axis first:
+
+* ``units``  ``(num_envs, len(UNIT_FIELDS), num_units)`` int32, allies before enemies,
+* ``world``  ``(num_envs, len(WORLD_FIELDS))`` int32,
+* ``sights`` ``(num_envs, num_agents, num_enemies)`` int8, what each agent may see of each enemy.
+
+A rule works on one battle, ``unit = units[b]``, and reads ``unit[HEALTH, target]``. Copying,
+hashing, saving or moving a battle to another device is one operation on a block. ``BattleState``
+gives every row a name from outside: ``state.health`` is the view ``units[:, HEALTH]``.
+
+Units of measure: *fixed* is 1/4096 (``engine/fixed.py``), distances in cells, times in ticks; one
+tick is one game loop, 1/16 game second.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+UNIT_FIELDS = {
+    "unit_type": "index into units.toml (alphabetical)",
+    "passive": "1: never acquires targets nor retaliates (the agents' *_RL types), 0: standard type",
+    "x": "fixed cells, east",
+    "y": "fixed cells, north",
+    "face_x": "fixed, x of the unit vector the unit faces",
+    "face_y": "fixed, y of the same vector",
+    "velocity_x": "fixed cells per tick wanted in this tick",
+    "velocity_y": "fixed cells per tick wanted in this tick",
+    "push_x": "fixed cells, collision correction of this tick",
+    "push_y": "fixed cells, collision correction of this tick",
+    "steer": "side on which the unit walks around a blocker: -1 right, 0 straight on, 1 left",
+    "blocked": "ticks in which collisions took most of the movement: counts up while blocked, down while free",
+    "health": "fixed hit points; 0 when dead",
+    "shield": "fixed hit points",
+    "energy": "fixed energy",
+    "damaged_at": "tick of the last damage taken",
+    "helped_at": "tick of the last call for help",
+    "order": "ORDER_IDLE, _MOVE, _ATTACK, _ACQUIRED (by scanning), _RETALIATE (being hit) or _HEAL",
+    "order_target": "unit index, or -1",
+    "order_x": "fixed cells, destination of a move",
+    "order_y": "fixed cells, destination of a move",
+    "cooldown": "fixed ticks until the weapon is ready, 0 when ready",
+    "phase": "PHASE_READY, PHASE_WINDUP or PHASE_CHANNEL",
+    "phase_ticks": "fixed ticks of wind-up left",
+    "backswing": "fixed ticks the unit stands still after a shot",
+    "weapon": "index of the weapon being wound up",
+    "swing_target": "unit index that the second hit of a swing will strike, or -1",
+    "swing_ticks": "fixed ticks until that hit",
+    "missile_target": "unit index that this unit's missile follows, or -1",
+    "missile_x": "fixed cells",
+    "missile_y": "fixed cells",
+    "missile_weapon": "index of the weapon that launched it",
+    "beam_target": "unit index of the main target of a running beam volley, or -1",
+    "beam_tick": "ticks since the volley was fired",
+    "burst": "1 while a death burst of this unit waits to be resolved",
+    "attack_chance": "probability that an attack order is sent, times CHANCE_ONE",
+    "health_level": "fraction of full health below which the unit dies, times CHANCE_ONE",
+    "last_action": "the agent's last action",
+    "looking": "index of the agent's view direction",
+    "seen_health": "fixed hit points at the last observation",
+    "seen_shield": "fixed hit points at the last observation",
+    "spotter": "agent that first spotted this enemy, or -1 (prob_obs_enemy)",
+    "turn": "random permutation of the units: the update order of this tick",
+}
+"""Rows of the ``units`` block in order, with unit of measure. Beam rows follow (``unit_rows``)."""
+
+(
+    UNIT_TYPE, PASSIVE, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y, STEER, BLOCKED,
+    HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET, ORDER_X, ORDER_Y,
+    COOLDOWN, PHASE, PHASE_TICKS, BACKSWING, WEAPON, SWING_TARGET, SWING_TICKS,
+    MISSILE_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON, BEAM_TARGET, BEAM_TICK, BURST,
+    ATTACK_CHANCE, HEALTH_LEVEL, LAST_ACTION, LOOKING, SEEN_HEALTH, SEEN_SHIELD, SPOTTER, TURN,
+) = range(len(UNIT_FIELDS))  # fmt: skip
+
+SPLASH_SLOTS = 8
+"""Ring of ticks in which beam hits wait to land: rows SPLASH .. SPLASH + 7, hits per slot."""
+
+SPLASH = len(UNIT_FIELDS)
+BEAM_TOUCHED = SPLASH + SPLASH_SLOTS
+"""First of the rows that remember whom a volley has touched: bits, per beam one word or more."""
+
+WORD_BITS = 31
+"""Victims remembered per ``int32`` word (the sign bit stays clear)."""
+
+WORLD_FIELDS = {
+    "seed_low": "low 32 bits of the battle's seed",
+    "seed_high": "high 32 bits of the battle's seed",
+    "episode": "episodes started since the seed was set, minus one",
+    "tick": "game loops played in this episode",
+    "step": "environment steps played in this episode",
+    "trigger_phase": "tick modulo the trigger period at which idle enemies are re-ordered",
+    "over": "1: the battle has ended, the next step resets it",
+    "outcome": "OUTCOME_RUNNING, _WON, _LOST, _DRAWN or _TIMEOUT",
+    "dead_allies": "units",
+    "dead_enemies": "units",
+    "illegal_actions": "agents whose action was replaced in the last step",
+    "max_reward": "points of a full clear that the reward is scaled by, before reward_scale_rate",
+    "first_max_reward": "the same of the first episode (rules modes that keep defect B2), else 0",
+    "bursts": "death bursts waiting to be resolved",
+    "finished": "episodes that ended since the seed was set",
+}
+"""Columns of the ``world`` block in order, with unit of measure."""
+
+(
+    SEED_LOW, SEED_HIGH, EPISODE, TICK, STEP, TRIGGER_PHASE, OVER, OUTCOME, DEAD_ALLIES,
+    DEAD_ENEMIES, ILLEGAL_ACTIONS, MAX_REWARD, FIRST_MAX_REWARD, BURSTS, FINISHED,
+) = range(len(WORLD_FIELDS))  # fmt: skip
+
+ORDER_IDLE, ORDER_MOVE, ORDER_ATTACK, ORDER_ACQUIRED, ORDER_RETALIATE, ORDER_HEAL = range(6)
+PHASE_READY, PHASE_WINDUP, PHASE_CHANNEL = range(3)
+OUTCOME_RUNNING, OUTCOME_WON, OUTCOME_LOST, OUTCOME_DRAWN, OUTCOME_TIMEOUT = range(5)
+
+SIGHT_MASKED = 1
+"""Bit of ``sights``: the enemy mask hides this enemy's health, shield and type from this agent."""
+SIGHT_SHARED = 2
+"""Bit of ``sights``: under ``prob_obs_enemy`` this agent may see this enemy."""
+
+CHANCE_ONE = 1 << 24
+"""Probability 1 in the fields that hold probabilities; every value is exact in float32."""
+
+
+def unit_rows(num_agents: int, num_enemies: int) -> int:
+    """Return the number of rows of the ``units`` block, beam memory included."""
+    return BEAM_TOUCHED + 2 * touched_words(num_agents, num_enemies)
+
+
+def touched_words(num_agents: int, num_enemies: int) -> int:
+    """Return the words per beam needed to remember every unit of the larger side."""
+    return -(-max(num_agents, num_enemies) // WORD_BITS)
+
+
+@dataclass(frozen=True)
+class BattleState:
+    """A batch of battles as three integer blocks (see the module's docstring).
+
+    Every key of ``UNIT_FIELDS`` is an attribute of shape ``(num_envs, num_units)`` and every key
+    of ``WORLD_FIELDS`` one of shape ``(num_envs,)``: writable views, not copies.
+    """
+
+    units: np.ndarray  # (num_envs, rows, num_units) int32
+    world: np.ndarray  # (num_envs, len(WORLD_FIELDS)) int32
+    sights: np.ndarray  # (num_envs, num_agents, num_enemies) int8
+
+    @classmethod
+    def empty(cls, num_envs: int, num_agents: int, num_enemies: int) -> "BattleState":
+        """Return a batch of zeroed battles."""
+        rows = unit_rows(num_agents, num_enemies)
+        return cls(
+            units=np.zeros((num_envs, rows, num_agents + num_enemies), np.int32),
+            world=np.zeros((num_envs, len(WORLD_FIELDS)), np.int32),
+            sights=np.zeros((num_envs, num_agents, num_enemies), np.int8),
+        )
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        """Return the row or column called ``name`` as a view."""
+        if name in _UNIT_ROW:
+            return self.units[:, _UNIT_ROW[name]]
+        if name in _WORLD_COLUMN:
+            return self.world[:, _WORLD_COLUMN[name]]
+        raise AttributeError(f"BattleState has no field {name!r}; see UNIT_FIELDS and WORLD_FIELDS")
+
+
+_UNIT_ROW = {name: row for row, name in enumerate(UNIT_FIELDS)}
+_WORLD_COLUMN = {name: column for column, name in enumerate(WORLD_FIELDS)}
+
+
+class Backend(Protocol):
+    """What plays the battles: the embedded engine or StarCraft II."""
+
+    state: BattleState
+
+    @property
+    def fingerprint(self) -> Mapping[str, str | int]:
+        """Everything that decides results: engine version, scenario hash, options, device class."""
+
+    def reset(self, mask: np.ndarray, seeds: np.ndarray | None) -> None:
+        """Start new battles where ``mask`` ``(num_envs,)`` bool is set.
+
+        ``seeds`` ``(num_envs,)`` uint64 starts episode 0 of those seeds; None goes on to the next
+        episode of each battle's own seed.
+        """
+
+    def step(self, actions: np.ndarray) -> None:
+        """Play one environment step with ``actions`` ``(num_envs, num_agents)``."""
+
+    def close(self) -> None:
+        """Release threads, processes and devices."""

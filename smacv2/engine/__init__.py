@@ -1,0 +1,5 @@
+"""The embedded battle engine: StarCraft II's battle rules in integer arithmetic.
+
+Each rule is a plain scalar Python function on the arrays of one battle. Numba compiles it for the
+CPU (``cpu.py``) and for CUDA (``cuda.py``); ``NUMBA_DISABLE_JIT=1`` runs it uncompiled.
+"""

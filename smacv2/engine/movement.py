@@ -1,0 +1,301 @@
+"""Moving, turning, walking around each other, and not standing inside each other (mechanics 5)."""
+
+from smacv2.battle import (
+    BLOCKED,
+    FACE_X,
+    FACE_Y,
+    HEALTH,
+    ORDER,
+    ORDER_IDLE,
+    ORDER_MOVE,
+    ORDER_TARGET,
+    ORDER_X,
+    ORDER_Y,
+    PUSH_X,
+    PUSH_Y,
+    STEER,
+    SWING_TICKS,
+    UNIT_TYPE,
+    VELOCITY_X,
+    VELOCITY_Y,
+    X,
+    Y,
+)
+from smacv2.engine.compile import rule
+from smacv2.engine.fixed import ONE, cross, dot, length, mul, reciprocal, scaled, square, squared
+from smacv2.engine.tables import (
+    HEIGHT,
+    K_ACCELERATION,
+    K_COLLISION,
+    K_LAYERS,
+    K_RADIUS,
+    K_SPEED,
+    K_TURN_COS,
+    K_TURN_SIN,
+    WIDTH,
+)
+from smacv2.engine.targets import same_side
+
+RELAX_SPEED = ONE // 64
+"""Fixed cells per tick at which idle friends drift apart; the real value is unknown (mechanics 5.4)."""
+
+STEER_MARGIN = ONE // 16
+"""Fixed cells between hulls below which a unit counts as standing in the way."""
+
+MAX_BLOCKED = 16
+"""Ticks of obstruction that are counted: up while blocked, down while free."""
+
+STEER_TRIES = 3
+"""Blockers a unit looks past in one tick before it just pushes on."""
+
+
+@rule
+def halt(unit, i):
+    """Stand still in this tick."""
+    unit[VELOCITY_X, i] = 0
+    unit[VELOCITY_Y, i] = 0
+
+
+@rule
+def walk(unit, kinds, rules, i, dx, dy, reach):
+    """Head along (dx, dy), stopping after ``reach`` fixed cells; face and steer on the way."""
+    if unit[BLOCKED, i] > 0 or unit[STEER, i] != 0:
+        dx, dy = steer(unit, kinds, rules, i, dx, dy)
+    distance = length(dx, dy)
+    if distance == 0:
+        halt(unit, i)
+        return
+    speed = min(attainable_speed(unit, kinds, i, dx, dy, distance), reach)
+    factor = reciprocal(speed, distance)
+    unit[VELOCITY_X, i] = scaled(dx, factor)
+    unit[VELOCITY_Y, i] = scaled(dy, factor)
+    turn(unit, kinds, i, dx, dy, distance)
+
+
+@rule
+def attainable_speed(unit, kinds, i, dx, dy, distance):
+    """Return the speed of this tick: what the unit kept of its old one plus one acceleration."""
+    kind = unit[UNIT_TYPE, i]
+    top = kinds[kind, K_SPEED]
+    if kinds[kind, K_ACCELERATION] >= top:
+        return top
+    along = dot(unit[VELOCITY_X, i], unit[VELOCITY_Y, i], dx, dy)
+    kept = max(along, 0) // distance
+    return min(kept + kinds[kind, K_ACCELERATION], top)
+
+
+@rule
+def turn(unit, kinds, i, dx, dy, distance):
+    """Rotate the facing towards (dx, dy) by at most one tick's turn (mechanics 5.1)."""
+    kind = unit[UNIT_TYPE, i]
+    face_x, face_y = unit[FACE_X, i], unit[FACE_Y, i]
+    if dot(face_x, face_y, dx, dy) >= int(kinds[kind, K_TURN_COS]) * distance:
+        factor = reciprocal(ONE, distance)
+        unit[FACE_X, i] = scaled(dx, factor)
+        unit[FACE_Y, i] = scaled(dy, factor)
+        return
+    sine = kinds[kind, K_TURN_SIN]
+    if cross(face_x, face_y, dx, dy) < 0:
+        sine = -sine
+    cosine = kinds[kind, K_TURN_COS]
+    unit[FACE_X, i] = mul(face_x, cosine) - mul(face_y, sine)
+    unit[FACE_Y, i] = mul(face_x, sine) + mul(face_y, cosine)
+
+
+@rule
+def faces(unit, kinds, i, dx, dy, arc_cos):
+    """Turn towards (dx, dy) if it lies outside the arc; return whether it then lies inside."""
+    distance = length(dx, dy)
+    least = int(arc_cos) * distance
+    if dot(unit[FACE_X, i], unit[FACE_Y, i], dx, dy) >= least:
+        return True
+    turn(unit, kinds, i, dx, dy, distance)
+    return dot(unit[FACE_X, i], unit[FACE_Y, i], dx, dy) >= least
+
+
+@rule
+def follow_move_order(unit, kinds, rules, i):
+    """Walk to the ordered point; the order ends on arrival (mechanics 4.1)."""
+    dx = unit[ORDER_X, i] - unit[X, i]
+    dy = unit[ORDER_Y, i] - unit[Y, i]
+    if dx == 0 and dy == 0:
+        unit[ORDER, i] = ORDER_IDLE
+        halt(unit, i)
+        return
+    walk(unit, kinds, rules, i, dx, dy, length(dx, dy))
+
+
+@rule
+def steer(unit, kinds, rules, i, dx, dy):
+    """Return a direction around the units in the way, keeping to one side (mechanics 5.7)."""
+    for _ in range(STEER_TRIES):
+        blocker = find_blocker(unit, kinds, rules, i, dx, dy)
+        if blocker < 0:
+            return dx, dy
+        to_x = unit[X, blocker] - unit[X, i]
+        to_y = unit[Y, blocker] - unit[Y, i]
+        if unit[STEER, i] == 0:
+            unit[STEER, i] = -1 if cross(dx, dy, to_x, to_y) > 0 else 1
+        dx, dy = -to_y * unit[STEER, i], to_x * unit[STEER, i]
+    return dx, dy
+
+
+@rule
+def find_blocker(unit, kinds, rules, i, dx, dy):
+    """Return the unit that most stands in the way and cannot be shoved aside, or -1."""
+    blocker = -1
+    worst = 0
+    for j in range(unit.shape[1]):
+        if j == i or j == unit[ORDER_TARGET, i] or unit[HEALTH, j] <= 0:
+            continue
+        to_x = unit[X, j] - unit[X, i]
+        to_y = unit[Y, j] - unit[Y, i]
+        reach = contact(unit, kinds, i, j) + STEER_MARGIN
+        if abs(to_x) >= reach or abs(to_y) >= reach or not shares_layer(unit, kinds, i, j):
+            continue
+        ahead = dot(dx, dy, to_x, to_y)
+        if ahead <= 0 or squared(to_x, to_y) >= square(reach):
+            continue
+        if same_side(rules, i, j) and not firm(unit, j):
+            continue
+        ahead //= max(length(to_x, to_y), 1)
+        if ahead > worst:
+            worst = ahead
+            blocker = j
+    return blocker
+
+
+@rule
+def contact(unit, kinds, i, j):
+    """Return the centre distance at which two units touch while they move."""
+    return kinds[unit[UNIT_TYPE, i], K_COLLISION] + kinds[unit[UNIT_TYPE, j], K_COLLISION]
+
+
+@rule
+def shares_layer(unit, kinds, i, j):
+    """Return whether two units can collide at all (mechanics 5.5)."""
+    return (kinds[unit[UNIT_TYPE, i], K_LAYERS] & kinds[unit[UNIT_TYPE, j], K_LAYERS]) != 0
+
+
+@rule
+def moving(unit, i):
+    """Return whether a unit wants to move in this tick."""
+    return unit[VELOCITY_X, i] != 0 or unit[VELOCITY_Y, i] != 0
+
+
+@rule
+def firm(unit, i):
+    """Return whether a unit holds its ground: it stands and carries out an order, or swings."""
+    return not moving(unit, i) and (unit[ORDER, i] > ORDER_MOVE or unit[SWING_TICKS, i] > 0)
+
+
+@rule
+def move_all(unit, kinds, rules):
+    """Move every unit by its velocity, push overlapping units apart, keep all on the map."""
+    any_moving = False
+    for i in range(unit.shape[1]):
+        if unit[HEALTH, i] > 0 and moving(unit, i):
+            any_moving = True
+            unit[X, i] += unit[VELOCITY_X, i]
+            unit[Y, i] += unit[VELOCITY_Y, i]
+    separate_all(unit, kinds, rules, any_moving)
+
+
+@rule
+def separate_all(unit, kinds, rules, any_moving):
+    """Find overlapping pairs and apply their corrections together, so that order cannot matter."""
+    num_units = unit.shape[1]
+    overlaps = 0
+    for i in range(num_units):
+        if unit[HEALTH, i] <= 0:
+            continue
+        x, y = unit[X, i], unit[Y, i]
+        radius = kinds[unit[UNIT_TYPE, i], K_RADIUS]
+        for j in range(i + 1, num_units):
+            reach = radius + kinds[unit[UNIT_TYPE, j], K_RADIUS]
+            if abs(unit[X, j] - x) < reach and abs(unit[Y, j] - y) < reach:
+                overlaps += separate(unit, kinds, rules, i, j)
+    if any_moving or overlaps > 0:
+        for i in range(num_units):
+            if unit[HEALTH, i] > 0:
+                settle(unit, kinds, rules, i)
+
+
+@rule
+def separate(unit, kinds, rules, i, j):
+    """Push two units apart if they overlap; return 1 if they do (mechanics 5.4 and 5.6)."""
+    if unit[HEALTH, j] <= 0 or not shares_layer(unit, kinds, i, j):
+        return 0
+    friends = same_side(rules, i, j)
+    moves_i, moves_j = moving(unit, i), moving(unit, j)
+    limit = 1 << 20
+    reach = contact(unit, kinds, i, j)
+    if not moves_i and not moves_j:
+        if not friends or unit[ORDER, i] != ORDER_IDLE or unit[ORDER, j] != ORDER_IDLE:
+            return 0
+        reach = kinds[unit[UNIT_TYPE, i], K_RADIUS] + kinds[unit[UNIT_TYPE, j], K_RADIUS]
+        limit = RELAX_SPEED
+    dx = unit[X, j] - unit[X, i]
+    dy = unit[Y, j] - unit[Y, i]
+    if squared(dx, dy) >= square(reach):
+        return 0
+    weight_i = share(unit, i, moves_i, friends)
+    weight_j = share(unit, j, moves_j, friends)
+    if weight_i + weight_j == 0:
+        return 0
+    distance = length(dx, dy)
+    if distance == 0:
+        dx, distance = 1, 1
+    # Round up, so that a resolved pair no longer overlaps.
+    depth = min(reach - distance + 1, 2 * limit)
+    factor = reciprocal(depth, distance)
+    shift_x, shift_y = scaled(dx, factor), scaled(dy, factor)
+    total = weight_i + weight_j
+    unit[PUSH_X, i] -= half_or_all(shift_x, weight_i, total)
+    unit[PUSH_Y, i] -= half_or_all(shift_y, weight_i, total)
+    unit[PUSH_X, j] += half_or_all(shift_x, weight_j, total)
+    unit[PUSH_Y, j] += half_or_all(shift_y, weight_j, total)
+    return 1
+
+
+@rule
+def share(unit, i, moves, friends):
+    """Return a unit's part in a correction: 0 holds its ground, 1 yields (mechanics 5.6)."""
+    if moves:
+        return 1
+    if not friends or firm(unit, i):
+        return 0
+    return 1
+
+
+@rule
+def half_or_all(shift, weight, total):
+    """Return ``shift * weight / total`` for weights 0 or 1, rounding away from zero."""
+    if weight == 0:
+        return 0
+    if total == 1:
+        return shift
+    if shift >= 0:
+        return (shift + 1) >> 1
+    return -((1 - shift) >> 1)
+
+
+@rule
+def settle(unit, kinds, rules, i):
+    """Apply a unit's correction, keep it on the map and count how long it has been blocked."""
+    push_x, push_y = unit[PUSH_X, i], unit[PUSH_Y, i]
+    radius = kinds[unit[UNIT_TYPE, i], K_COLLISION]
+    unit[X, i] = min(max(unit[X, i] + push_x, radius), rules[WIDTH] - radius)
+    unit[Y, i] = min(max(unit[Y, i] + push_y, radius), rules[HEIGHT] - radius)
+    velocity_x, velocity_y = unit[VELOCITY_X, i], unit[VELOCITY_Y, i]
+    lost = -dot(velocity_x, velocity_y, push_x, push_y)
+    if velocity_x == 0 and velocity_y == 0:
+        unit[BLOCKED, i] = 0
+    elif 2 * lost > squared(velocity_x, velocity_y):
+        unit[BLOCKED, i] = min(unit[BLOCKED, i] + 1, MAX_BLOCKED)
+    elif unit[BLOCKED, i] > 0:
+        unit[BLOCKED, i] -= 1
+    if unit[BLOCKED, i] == 0:
+        unit[STEER, i] = 0
+    unit[PUSH_X, i] = 0
+    unit[PUSH_Y, i] = 0

@@ -1,0 +1,67 @@
+"""Counter-based random numbers: (seed, episode, stream, counter) -> bits, with no state to carry.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). A draw is a
+pure function of its key and counter, so battles do not influence each other and the number of
+battles, threads or devices cannot change any of them.
+"""
+
+from smacv2.battle import EPISODE, SEED_HIGH, SEED_LOW
+from smacv2.engine.compile import rule
+
+MASK = 0xFFFFFFFF
+MULTIPLIER_A = 0xD2511F53
+MULTIPLIER_B = 0xCD9E8D57
+WEYL_A = 0x9E3779B9
+WEYL_B = 0xBB67AE85
+ROUNDS = 10
+
+# Streams: one per purpose, so that a new use of randomness never shifts another.
+STREAM_TEAM = 0
+STREAM_POSITION = 1
+STREAM_ATTACK_CHANCE = 2
+STREAM_HEALTH_LEVEL = 3
+STREAM_ENEMY_MASK = 4
+STREAM_TRIGGER = 5
+STREAM_UPDATE_ORDER = 6
+STREAM_COOLDOWN = 7
+STREAM_ATTACK_ROLL = 8
+STREAM_SIGHTING = 9
+
+
+@rule
+def philox(c0, c1, c2, c3, k0, k1):
+    """Return four independent 32-bit words for a 128-bit counter and a 64-bit key."""
+    for _ in range(ROUNDS):
+        product_a = int(MULTIPLIER_A) * c0
+        product_b = int(MULTIPLIER_B) * c2
+        high_a = (product_a >> 32) & MASK
+        high_b = (product_b >> 32) & MASK
+        c0, c1, c2, c3 = high_b ^ c1 ^ k0, product_b & MASK, high_a ^ c3 ^ k1, product_a & MASK
+        k0 = (k0 + WEYL_A) & MASK
+        k1 = (k1 + WEYL_B) & MASK
+    return c0, c1, c2, c3
+
+
+@rule
+def words(world, stream, counter):
+    """Return four 32-bit words for one stream and counter of this battle."""
+    return philox(
+        int(counter),
+        int(stream),
+        int(world[EPISODE]) & MASK,
+        0,
+        int(world[SEED_LOW]) & MASK,
+        int(world[SEED_HIGH]) & MASK,
+    )
+
+
+@rule
+def word(world, stream, counter):
+    """Return one 32-bit word for one stream and counter of this battle."""
+    return words(world, stream, counter)[0]
+
+
+@rule
+def below(bits, limit):
+    """Map a 32-bit word to an integer in [0, limit); each value's odds are within limit/2**32."""
+    return (bits * int(limit)) >> 32

@@ -1,0 +1,99 @@
+"""The settings of an environment: game, observation, state, mask and reward.
+
+The names are upstream SMACv2's constructor keywords. The defaults are the benchmark's settings
+(upstream's example configurations), not upstream's constructor defaults.
+"""
+
+import dataclasses
+from typing import Any
+
+from smacv2.schema import Place, entry, read
+
+RULES = ("fixed", "paper", "upstream")
+
+
+class OptionError(ValueError):
+    """An option that does not exist, or a value that it cannot take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """All settings of one environment; immutable, compared and hashed by value."""
+
+    step_mul: int = entry(default=8, low=1)
+    """Game loops an environment step lasts; a game second has 16."""
+    move_amount: float = entry(default=2.0, above=0)
+    """Length of a move order, in cells."""
+
+    obs_all_health: bool = True
+    """Observe health and shield of the visible units, and one's own."""
+    obs_own_health: bool = True
+    """Observe one's own health and shield, also where `obs_all_health` is off."""
+    obs_last_action: bool = False
+    """Observe the last action of visible allies, one-hot."""
+    obs_pathing_grid: bool = False
+    """Observe whether the 8 points around the agent can be walked on."""
+    obs_terrain_height: bool = False
+    """Observe the terrain height at the 8 points around the agent and under it."""
+    obs_instead_of_state: bool = False
+    """Make the state the concatenation of all agents' observations."""
+    obs_timestep_number: bool = False
+    """Append step / episode_limit to the observation."""
+    obs_own_pos: bool = True
+    """Observe one's own position, as a fraction of the arena."""
+    obs_starcraft: bool = True
+    """Observe the game at all; False leaves only the timestep (open-loop play)."""
+
+    conic_fov: bool = False
+    """See and shoot only inside a cone, and add actions that turn it."""
+    num_fov_actions: int = entry(default=12, low=1)
+    """Directions the cone can look in; its angle is 360 degrees / num_fov_actions."""
+
+    state_last_action: bool = True
+    """Append all agents' last actions, one-hot, to the state."""
+    state_timestep_number: bool = False
+    """Append step / episode_limit to the state."""
+
+    reward_sparse: bool = False
+    """Reward only the end of a battle: +1 won, -1 lost, 0 otherwise."""
+    reward_only_positive: bool = True
+    """Reward damage dealt only; False subtracts damage taken."""
+    reward_death_value: float = 10.0
+    """Reward for a killed enemy, before scaling."""
+    reward_win: float = 200.0
+    """Reward for a won battle, before scaling."""
+    reward_defeat: float = 0.0
+    """Reward for a lost battle, before scaling; added as given."""
+    reward_negative_scale: float = entry(default=0.5, low=0)
+    """Weight of own losses where `reward_only_positive` is off."""
+    reward_scale: bool = True
+    """Scale rewards so that a perfect battle returns `reward_scale_rate`."""
+    reward_scale_rate: float = entry(default=20.0, above=0)
+    """Return of a perfect battle under `reward_scale`."""
+
+    use_unit_ranges: bool = True
+    """Give each unit type its own sight and attack range; False: 9 and 6 cells for all."""
+    min_attack_range: float = entry(default=2.0, low=0)
+    """Floor of the attack ranges under `use_unit_ranges`, in cells."""
+    kill_unit_step_mul: int = entry(default=2, low=0)
+    """Game loops left in a step once agents below their health level are killed."""
+    fully_observable: bool = False
+    """Observe every living unit, whatever its distance."""
+    prob_obs_enemy: float = entry(default=1.0, low=0, high=1)
+    """Extended partial observability: chance that an enemy an ally spotted is seen by others."""
+    action_mask: bool = True
+    """Allow attacks in range only; False allows every living target, so the mask tells nothing."""
+
+    rules: str = entry(default="fixed", choices=RULES)
+    """fixed: upstream's defects repaired; paper: as of the published curves; upstream: as today."""
+    strict: bool = False
+    """Raise on an illegal action; False replaces it by stop and counts it."""
+
+    def replace(self, **changes: Any) -> "Options":
+        """Return a copy with some options changed.
+
+        Raises:
+            OptionError: A name that is not an option, or a value outside its type or range.
+        """
+        current = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return read(Options, {**current, **changes}, Place("options", OptionError))

@@ -1,0 +1,47 @@
+"""Upstream's defects, and which rules mode keeps which.
+
+* ``fixed`` (default): every defect repaired.
+* ``paper``: as of the published curves (upstream between 2022-09 and 2023-06).
+* ``upstream``: today's upstream, bug for bug.
+
+Two things are repaired in every mode because no result depends on them in a reproducible way:
+upstream draws its scenarios from unseeded generators, and ``get_obs`` changes what later calls
+return. Numbers follow ``docs/rules.md``.
+"""
+
+from typing import NamedTuple
+
+
+class Defect(NamedTuple):
+    """One defect of upstream: what it does, and the modes that keep it."""
+
+    summary: str
+    kept_by: tuple[str, ...]
+
+
+DEFECTS = {
+    "B1": Defect(
+        "an enemy an agent may not see erases the rows of all enemies before it", ("upstream",)
+    ),
+    "B2": Defect(
+        "the reward is scaled by the enemies of the first episode; resets before it ends add up",
+        ("paper", "upstream"),
+    ),
+    "B6": Defect(
+        "the view cone sees behind when looking east or west and too wide otherwise",
+        ("paper", "upstream"),
+    ),
+    "B7": Defect(
+        "agents below their health level die by their health at the last observation",
+        ("paper", "upstream"),
+    ),
+    "B11": Defect("mask_probability is the chance not to be masked", ("paper", "upstream")),
+    "B22": Defect(
+        "the sparse reward is divided by the scale of the shaped reward", ("paper", "upstream")
+    ),
+}
+
+
+def keeps(mode: str, defect: str) -> bool:
+    """Return whether a rules mode keeps a defect."""
+    return mode in DEFECTS[defect].kept_by
