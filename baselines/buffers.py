@@ -42,9 +42,7 @@ class RolloutBuffer:
         self.state = empty(num_steps + 1, num_envs, unwrapped.state_size)
         self.alive = empty(num_steps + 1, *per_agent, dtype=torch.bool)
         self.valid = empty(num_steps + 1, num_envs, dtype=torch.bool)
-        self.action_mask = empty(
-            num_steps + 1, *per_agent, unwrapped.num_actions, dtype=torch.bool
-        )
+        self.action_mask = empty(num_steps + 1, *per_agent, unwrapped.num_actions, dtype=torch.bool)
         self.actions = empty(num_steps, *per_agent, dtype=torch.int64)
         self.log_probs = empty(num_steps, *per_agent)
         self.rewards = empty(num_steps, num_envs)

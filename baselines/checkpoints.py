@@ -1,10 +1,10 @@
 """Checkpoint folders: written whole or not at all, verified before they are read.
 
-    step_000001234/
-      policy.safetensors   weights; metadata says what they are
-      trainer.pt           optimizer, random states, counters (loads with weights_only=True)
-      env.safetensors      the environment's own checkpoint
-      manifest.json        size and SHA-256 of the three, written last
+step_000001234/
+  policy.safetensors   weights; metadata says what they are
+  trainer.pt           optimizer, random states, counters (loads with weights_only=True)
+  env.safetensors      the environment's own checkpoint
+  manifest.json        size and SHA-256 of the three, written last
 """
 
 import dataclasses
@@ -154,7 +154,10 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
 
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def _sync(path: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import smacv2
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+import smacv2
 from baselines import checkpoints
 from baselines.checkpoints import Checkpoint, write_json
 from baselines.config import EvaluateConfig

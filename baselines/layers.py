@@ -7,9 +7,9 @@ from torch import Tensor, nn
 class GruScan(torch.autograd.Function):
     """The recurrent part of a GRU over time, with forward and backward written by hand.
 
-    Autograd records about ten operations a time step; written by hand the backward pass needs five,
-    and all that does not depend on the previous step is one operation over the whole rollout.
-    Equations: Cho et al. 2014 as in `torch.nn.GRU` (reset gate applied after the recurrent product).
+    A loop over `torch.nn.GRUCell` makes autograd record and allocate at every step; here all steps
+    write into four preallocated tensors (measured 1.1 to 1.6 times as fast on two CPU cores).
+    Equations: Cho et al. 2014, as in `torch.nn.GRU` (reset gate after the recurrent product).
     """
 
     @staticmethod
@@ -61,7 +61,9 @@ class GruScan(torch.autograd.Function):
         d = entering.new_zeros(entering.shape[1:])  # d loss / d hidden state
         scratch, grad_new = torch.empty_like(d), torch.empty_like(d)
         views = (grad_outputs, keep, entering, reset, update, part, new, grads)
-        steps = list(zip(*(view.unbind(0) for view in (*views, *_gate_views(grads)[1:]))))
+        steps = list(
+            zip(*(view.unbind(0) for view in (*views, *_gate_views(grads)[1:])), strict=True)
+        )
         for grad_output, kept, h, r, z, candidate, n, row, row_r, row_z, row_n in reversed(steps):
             d.add_(grad_output)
             torch.sub(h, n, out=scratch).mul_(d)

@@ -18,6 +18,7 @@ from baselines.checkpoints import Checkpoint
 from baselines.config import MappoConfig
 from baselines.console import Progress
 from baselines.errors import UsageError
+from baselines.minibatches import Minibatch, Targets, repeat_for_agents, select
 from baselines.networks import Agent, gumbel_noise, masked_log_probs
 from baselines.rollout import Clock, Stream, collect, episode_metrics
 from baselines.run import (
@@ -53,30 +54,6 @@ class Trainer:
     stream: Stream
     critic_hidden: Tensor  # (num_envs * num_values, memory_size) at the start of the next rollout
     global_step: int = 0
-
-
-@dataclasses.dataclass
-class Minibatch:
-    """Whole sequences of some envs, and which of their rows count.
-
-    Rows are indices into the flattened `num_steps * envs * num_agents` (live: the agent fights and
-    the row is no reset row) or `num_steps * envs * num_values` (valid: no reset row).
-    """
-
-    actor_inputs: Tensor  # (num_steps, envs * num_agents, actor_size)
-    actor_hidden: Tensor  # (envs * num_agents, memory_size)
-    actor_keep: Tensor  # (num_steps, envs * num_agents, 1)
-    live_rows: Tensor  # (num_live,)
-    action_mask: Tensor  # (num_live, num_actions) bool
-    actions: Tensor  # (num_live,)
-    log_probs: Tensor  # (num_live,) when the actions were taken
-    advantages: Tensor  # (num_live,)
-    critic_inputs: Tensor  # (num_steps, envs * num_values, critic_size)
-    critic_hidden: Tensor  # (envs * num_values, memory_size)
-    critic_keep: Tensor  # (num_steps, envs * num_values, 1)
-    valid_rows: Tensor  # (num_valid,)
-    values: Tensor  # (num_valid,) predicted before the update, normalised
-    returns: Tensor  # (num_valid,) in reward units
 
 
 def main(config: MappoConfig) -> int:
@@ -244,24 +221,18 @@ def update(config: MappoConfig, trainer: Trainer, actor_hidden: Tensor) -> dict[
     """Improve actor and critic on the rollout in the buffer; return the means of the losses."""
     agent, buffer = trainer.agent, trainer.buffer
     values, critic_hidden = predict_values(agent, buffer, trainer.critic_hidden)
-    raw_values = agent.value_norm.denormalise(values)
-    advantages = estimate_advantages(config, buffer, raw_values)
-    returns = advantages + raw_values[:-1]
-    variance = explained_variance(raw_values[:-1], returns, buffer.valid[:-1])
+    targets = make_targets(config, agent, buffer, values)
+    variance = explained_variance(agent, buffer, targets)
     if not config.value_norm_per_minibatch:
-        agent.value_norm.update(returns[buffer.valid[:-1]])
-    if config.norm_adv:
-        advantages = normalise_advantages(agent, buffer, advantages)
+        agent.value_norm.update(targets.returns[buffer.valid[:-1]])
+    hidden = (actor_hidden, trainer.critic_hidden)
     losses = []
     for _ in range(config.update_epochs):
         order = torch.randperm(config.num_envs, generator=trainer.generator, device=config.device)
         for envs in order.tensor_split(config.num_minibatches):
-            batch = select(
-                agent, buffer, envs, actor_hidden, trainer.critic_hidden, values, advantages, returns
-            )
-            if len(batch.live_rows) == 0:
-                continue
-            losses.append(gradient_step(config, trainer, batch))
+            batch = select(agent, buffer, envs, hidden, targets)
+            if len(batch.live_rows) > 0:
+                losses.append(gradient_step(config, trainer, batch))
     trainer.critic_hidden = critic_hidden
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
     return {**dict(zip(LOSSES, means, strict=True)), "losses/explained_variance": float(variance)}
@@ -344,30 +315,42 @@ def value_loss(
 
 
 @torch.no_grad()
-def predict_values(
-    agent: Agent, buffer: RolloutBuffer, hidden: Tensor
-) -> tuple[Tensor, Tensor]:
+def predict_values(agent: Agent, buffer: RolloutBuffer, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Return normalised values (num_steps + 1, num_envs, num_values) and the next hidden state."""
     inputs = agent.critic_inputs(buffer.obs, buffer.state, buffer.alive)
     shape = inputs.shape[:3]
-    keep = _widen(buffer.keep(), agent.num_values)
+    keep = repeat_for_agents(buffer.keep(), agent.num_values)
     rows = torch.arange(math.prod(shape), device=inputs.device)
     values, memory = agent.critic.sequence(inputs.flatten(1, 2), hidden, keep, rows)
     return values.view(shape), memory[-2] * keep[-1]
 
 
-def estimate_advantages(config: MappoConfig, buffer: RolloutBuffer, values: Tensor) -> Tensor:
-    """Return (num_steps, num_envs, num_values) advantages; reset rows are meaningless."""
+def make_targets(
+    config: MappoConfig, agent: Agent, buffer: RolloutBuffer, values: Tensor
+) -> Targets:
+    """Return advantages and returns; those of reset rows are meaningless and never selected.
+
+    Args:
+        config: discount, lambda and what a timeout means.
+        agent: turns values into reward units.
+        buffer: the rollout.
+        values: (num_steps + 1, num_envs, num_values) normalised.
+    """
     done = buffer.terminated | buffer.truncated
     terminated = done if config.timeout_is_terminal else buffer.terminated
-    return gae(
+    raw_values = agent.value_norm.denormalise(values)
+    advantages = gae(
         buffer.rewards.unsqueeze(-1).expand_as(values[:-1]),
-        values,
+        raw_values,
         terminated.unsqueeze(-1),
         done.unsqueeze(-1),
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
+    returns = advantages + raw_values[:-1]
+    if config.norm_adv:
+        advantages = normalise_advantages(agent, buffer, advantages)
+    return Targets(values[:-1], advantages, returns)
 
 
 def normalise_advantages(agent: Agent, buffer: RolloutBuffer, advantages: Tensor) -> Tensor:
@@ -377,67 +360,14 @@ def normalise_advantages(agent: Agent, buffer: RolloutBuffer, advantages: Tensor
     return (advantages - entries.mean()) / (entries.std(correction=0) + 1e-5)
 
 
-def explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
+def explained_variance(agent: Agent, buffer: RolloutBuffer, targets: Targets) -> Tensor:
     """Return 1 - Var(returns - values) / Var(returns) over valid rows; 0 for constant returns."""
-    returns, errors = returns[valid], (returns - values)[valid]
+    valid = buffer.valid[:-1]
+    returns = targets.returns[valid]
+    errors = returns - agent.value_norm.denormalise(targets.values)[valid]
     variance = returns.var(correction=0)
     explained = 1 - errors.var(correction=0) / variance.clamp(min=1e-12)
     return torch.where(variance > 0, explained, torch.zeros_like(explained))
-
-
-def select(
-    agent: Agent,
-    buffer: RolloutBuffer,
-    envs: Tensor,
-    actor_hidden: Tensor,
-    critic_hidden: Tensor,
-    values: Tensor,
-    advantages: Tensor,
-    returns: Tensor,
-) -> Minibatch:
-    """Return the minibatch of some envs.
-
-    Args:
-        agent: says what actor and critic see.
-        buffer: the rollout.
-        envs: (num_selected,) indices.
-        actor_hidden: (num_envs, num_agents, memory_size) at the start of the rollout.
-        critic_hidden: (num_envs * num_values, memory_size) at the start of the rollout.
-        values: (num_steps + 1, num_envs, num_values) normalised.
-        advantages: (num_steps, num_envs, num_values).
-        returns: (num_steps, num_envs, num_values) in reward units.
-    """
-
-    def pick(tensor: Tensor) -> Tensor:
-        return tensor[: buffer.num_steps].index_select(1, envs)
-
-    obs, alive, valid, keep = map(pick, (buffer.obs, buffer.alive, buffer.valid, buffer.keep()))
-    live = alive & valid.unsqueeze(-1)
-    live_rows = live.flatten().nonzero().squeeze(-1)
-    valid_rows = valid.unsqueeze(-1).expand(-1, -1, agent.num_values).flatten().nonzero().squeeze(-1)
-
-    def at(rows: Tensor, tensor: Tensor, width: int = 0) -> Tensor:
-        flat = pick(tensor).reshape(-1, width) if width else pick(tensor).reshape(-1)
-        return flat.index_select(0, rows)
-
-    per_agent = advantages.expand(-1, -1, agent.num_agents)
-    hidden = critic_hidden.view(len(actor_hidden), -1, critic_hidden.shape[-1])
-    return Minibatch(
-        actor_inputs=agent.actor_inputs(obs).flatten(1, 2),
-        actor_hidden=actor_hidden.index_select(0, envs).flatten(0, 1),
-        actor_keep=_widen(keep, agent.num_agents),
-        live_rows=live_rows,
-        action_mask=at(live_rows, buffer.action_mask, agent.num_actions),
-        actions=at(live_rows, buffer.actions),
-        log_probs=at(live_rows, buffer.log_probs),
-        advantages=at(live_rows, per_agent),
-        critic_inputs=agent.critic_inputs(obs, pick(buffer.state), alive).flatten(1, 2),
-        critic_hidden=hidden.index_select(0, envs).flatten(0, 1),
-        critic_keep=_widen(keep, agent.num_values),
-        valid_rows=valid_rows,
-        values=at(valid_rows, values),
-        returns=at(valid_rows, returns),
-    )
 
 
 def load_policy(config: dict[str, Any], checkpoint: Checkpoint, env: Any, device: str) -> Agent:
@@ -452,8 +382,3 @@ def load_policy(config: dict[str, Any], checkpoint: Checkpoint, env: Any, device
     except RuntimeError as error:
         raise UsageError(f"the policy does not fit {env.spec.id}: its sizes differ") from error
     return agent.to(device).eval()
-
-
-def _widen(keep: Tensor, width: int) -> Tensor:
-    """Return (num_steps, num_envs) repeated for each agent: (num_steps, num_envs * width, 1)."""
-    return keep.unsqueeze(-1).expand(-1, -1, width).reshape(len(keep), -1, 1)

@@ -183,7 +183,7 @@ class Agent(nn.Module):
                 `gumbel_noise`); None takes the most likely action.
 
         Returns:
-            Actions int64 (num_envs, num_agents), their log-probabilities, and the next hidden state.
+            Actions int64 (num_envs, num_agents), their log-probabilities, the next hidden state.
         """
         inputs = self.actor_inputs(obs).flatten(0, 1)
         logits, after = self.actor.step(inputs, hidden.flatten(0, 1))

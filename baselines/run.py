@@ -1,16 +1,17 @@
 """The run folder: what ran, how it went, and enough to go on.
 
-    runs/<env>__<algorithm>__seed<seed>__<utc>/
-      config.json      resolved config, versions, git state, engine fingerprint; before step one
-      metrics.jsonl    one line an iteration
-      events.out.*     the same for TensorBoard
-      checkpoints/     see `baselines.checkpoints`
-      evaluations/     see `baselines.evaluate`
+runs/<env>__<algorithm>__seed<seed>__<utc>/
+  config.json      resolved config, versions, git state, engine fingerprint; before step one
+  metrics.jsonl    one line an iteration
+  events.out.*     the same for TensorBoard
+  checkpoints/     see `baselines.checkpoints`
+  evaluations/     see `baselines.evaluate`
 """
 
 import ctypes
 import dataclasses
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -41,11 +42,12 @@ class Run:
     Args:
         path: the folder, with its config.json.
         record: the content of config.json.
+        lock: what `lock_folder` returned; held until `close`.
         global_step: environment steps done; later metrics on disk are dropped.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any], global_step: int = 0) -> None:
-        self.path, self.record = path, record
+    def __init__(self, path: Path, record: dict[str, Any], lock: int, global_step: int = 0) -> None:
+        self.path, self.record, self._lock = path, record, lock
         self.config = record["config"]
         self._saved_step, self._saved_time = global_step, time.monotonic()
         drop_metrics_after(path / "metrics.jsonl", global_step)
@@ -69,15 +71,17 @@ class Run:
             path = _new_folder(Path(config.runs_dir), name)
         except OSError as error:
             raise UsageError(f"--runs-dir {config.runs_dir}: {error}") from error
+        lock = lock_folder(path)
         write_json(path / "config.json", record)
-        return cls(path, record)
+        return cls(path, record, lock)
 
     @classmethod
     def resume(cls, path: Path, config: Any, env: Any) -> tuple["Run", Checkpoint]:
         """Open a run folder to go on from its last good checkpoint, which is returned too.
 
         Raises:
-            UsageError: it is no run folder, has no good checkpoint, or its engine was another.
+            UsageError: it is no run folder, is in use, has no good checkpoint, or its engine was
+                another.
         """
         record = read_record(path)
         fingerprint = plain(env.unwrapped.fingerprint)
@@ -88,12 +92,17 @@ class Run:
                 f"{path}: the environment has changed since ({', '.join(sorted(changed))});"
                 " start a new run"
             )
-        checkpoint, _ = checkpoints.load_latest(path / "checkpoints", clean=True)
+        lock = lock_folder(path)
+        try:
+            checkpoint, _ = checkpoints.load_latest(path / "checkpoints", clean=True)
+        except UsageError:
+            os.close(lock)
+            raise
         record["config"] = dataclasses.asdict(config)
         resumed = {"global_step": checkpoint.global_step, **_circumstances()}
         record["resumed"] = [*record["resumed"], resumed]
         write_json(path / "config.json", record)
-        return cls(path, record, checkpoint.global_step), checkpoint
+        return cls(path, record, lock, checkpoint.global_step), checkpoint
 
     def log(self, global_step: int, metrics: dict[str, float]) -> None:
         """Write one iteration's scalars to metrics.jsonl and TensorBoard."""
@@ -121,6 +130,7 @@ class Run:
         """Close the files."""
         self._metrics.close()
         self._writer.close()
+        os.close(self._lock)
 
 
 class StopRequest:
@@ -183,10 +193,10 @@ def derive_seeds(seed: int) -> tuple[int, int]:
     """Return the seeds of environment and learner for a run's seed.
 
     Env i of a vector environment plays stream `seed + i`, so neighbouring run seeds would share
-    almost all battles; hashed, they share none. Both lie in [0, 2**32).
+    almost all battles; hashed, they are far apart. `seed + i` stays below 2**32 for 2**16 envs.
     """
-    environment, learner = np.random.SeedSequence(seed).generate_state(2, np.uint32)
-    return int(environment), int(learner)
+    environment, learner = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
+    return environment % (2**32 - 2**16), learner
 
 
 def random_states() -> dict[str, Any]:
@@ -288,6 +298,21 @@ def git_state() -> dict[str, Any]:
 
     status = git("status", "--porcelain")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def lock_folder(path: Path) -> int:
+    """Claim a run folder for this process until the returned descriptor is closed.
+
+    Raises:
+        UsageError: another process writes to it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise UsageError(f"{path}: another process is writing this run") from error
+    return descriptor
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -31,7 +31,9 @@ def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> gymnasi
     lacking = [name for name in ("num_agents", "state_size") if not hasattr(env.unwrapped, name)]
     if lacking:
         env.close()
-        raise UsageError(f"{name} is not a multi-agent battle: it has no {' and no '.join(lacking)}")
+        raise UsageError(
+            f"{name} is not a multi-agent battle: it has no {' and no '.join(lacking)}"
+        )
     return env
 
 
@@ -46,7 +48,9 @@ def resolve_id(env_id: str) -> str:
             raise UsageError(f"--env {env_id}: cannot import {module!r}: {error}") from error
     if name in gymnasium.registry:
         return name
-    versions = [known for known in gymnasium.registry if re.fullmatch(re.escape(name) + r"-v\d+", known)]
+    versions = [
+        known for known in gymnasium.registry if re.fullmatch(re.escape(name) + r"-v\d+", known)
+    ]
     if versions:
         return max(versions, key=lambda known: int(known.rpartition("-v")[2]))
     battles = [known for known in gymnasium.registry if known.startswith("smacv2/")]

@@ -23,6 +23,7 @@ import numpy as np
 UNIT_FIELDS = {
     "unit_type": "index into units.toml (alphabetical)",
     "passive": "1: never acquires targets nor retaliates (the agents' *_RL types), 0: standard type",
+    "radius": "fixed cells, for ranges and splash; NOT_THERE when dead",
     "x": "fixed cells, east",
     "y": "fixed cells, north",
     "face_x": "fixed, x of the unit vector the unit faces",
@@ -68,7 +69,7 @@ UNIT_FIELDS = {
 """Rows of the ``units`` block in order, with unit of measure. Beam rows follow (``unit_rows``)."""
 
 (
-    UNIT_TYPE, PASSIVE, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y, STEER, BLOCKED,
+    UNIT_TYPE, PASSIVE, RADIUS, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y, STEER, BLOCKED,
     HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET, ORDER_X, ORDER_Y,
     COOLDOWN, PHASE, PHASE_TICKS, BACKSWING, WEAPON, SWING_TARGET, SWING_TICKS,
     MISSILE_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON, BEAM_TARGET, BEAM_TICK, BURST,
@@ -111,6 +112,9 @@ WORLD_FIELDS = {
 
 ORDER_IDLE, ORDER_MOVE, ORDER_ATTACK, ORDER_ACQUIRED, ORDER_RETALIATE, ORDER_HEAL = range(6)
 PHASE_READY, PHASE_WINDUP, PHASE_CHANNEL = range(3)
+NOT_THERE = -(1 << 20)
+"""Radius of a dead unit: so small that nothing is ever near it."""
+
 OUTCOME_RUNNING, OUTCOME_WON, OUTCOME_LOST, OUTCOME_DRAWN, OUTCOME_TIMEOUT = range(5)
 
 SIGHT_MASKED = 1

@@ -84,8 +84,6 @@ class EngineBackend:
         else:
             self.state.episode[mask] += 1
         self.driver.reset(mask)
-        for array in (self.outputs.reward, self.outputs.terminated, self.outputs.truncated):
-            array[mask] = 0
 
     def step(self, actions: np.ndarray) -> None:
         """Play one environment step with ``actions`` ``(num_envs, num_agents)`` int32."""

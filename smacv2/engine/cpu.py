@@ -21,8 +21,15 @@ from smacv2.battle import (
     SEED_LOW,
     BattleState,
 )
-from smacv2.engine.compile import rule
-from smacv2.engine.loop import play_step, reset_battle, show, step_battle
+from smacv2.engine.compile import entry_point
+from smacv2.engine.loop import (
+    LEAVE_COMMAND,
+    RESET_COMMAND,
+    STEP_COMMAND,
+    play_step,
+    run_battle,
+    show,
+)
 from smacv2.engine.outputs import Outputs
 from smacv2.engine.tables import Tables
 
@@ -33,36 +40,23 @@ CHUNKS_PER_THREAD = 4
 """More chunks than threads even out battles that are cheaper than others."""
 
 
-@rule
-def step_range(
-    first, last, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+@entry_point
+def run_range(
+    first, last, commands, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, obs, state, mask, reward, terminated, truncated,
 ):  # fmt: skip
-    """Play one step of battles [first, last)."""
+    """Step or reset battles [first, last), each as its command says."""
     for b in range(first, last):
-        reward[b] = step_battle(
-            units[b], world[b], sights[b], kinds, rules, teams, points, spiral, cone, pathing,
-            actions[b], obs[b], state[b], mask[b],
-        )  # fmt: skip
-        truncated[b] = world[b, OUTCOME] == OUTCOME_TIMEOUT
-        terminated[b] = world[b, OVER] != 0 and not truncated[b]
-
-
-@rule
-def reset_range(
-    first, last, chosen, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
-    obs, state, mask,
-):  # fmt: skip
-    """Start new battles where ``chosen`` is set, among battles [first, last)."""
-    for b in range(first, last):
-        if chosen[b]:
-            reset_battle(
-                units[b], world[b], sights[b], kinds, rules, teams, points, spiral, cone, pathing,
-                obs[b], state[b], mask[b],
+        if commands[b] != LEAVE_COMMAND:
+            reward[b] = run_battle(
+                commands[b], units[b], world[b], sights[b], kinds, rules, teams, points, spiral,
+                cone, pathing, actions[b], obs[b], state[b], mask[b],
             )  # fmt: skip
+            truncated[b] = world[b, OUTCOME] == OUTCOME_TIMEOUT
+            terminated[b] = world[b, OVER] != 0 and not truncated[b]
 
 
-@rule
+@entry_point
 def simulate_range(first, last, units, world, kinds, rules, cone, actions, mask):
     """Play battles [first, last) without observing them (for timing)."""
     for b in range(first, last):
@@ -70,7 +64,7 @@ def simulate_range(first, last, units, world, kinds, rules, cone, actions, mask)
             play_step(units[b], world[b], kinds, rules, cone, mask[b], actions[b])
 
 
-@rule
+@entry_point
 def show_range(
     first, last, units, world, sights, kinds, rules, cone, pathing, obs, state, mask
 ):
@@ -103,16 +97,23 @@ class CpuDriver:
         self._pathing = tables.pathing
         self._views = (outputs.obs, outputs.state, outputs.action_mask)
         self._flags = (outputs.reward, outputs.terminated, outputs.truncated)
+        num_envs, num_agents = outputs.action_mask.shape[:2]
+        self._all_step = np.full(num_envs, STEP_COMMAND, np.int8)
+        self._no_actions = np.zeros((num_envs, num_agents), np.int32)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
 
     def reset(self, chosen: np.ndarray) -> None:
         """Start new battles where ``chosen`` ``(num_envs,)`` bool is set."""
-        self._run(reset_range, chosen, *self._battle, *self._tables, *self._views)
+        self._play(np.where(chosen, RESET_COMMAND, LEAVE_COMMAND).astype(np.int8), self._no_actions)
 
     def step(self, actions: np.ndarray) -> None:
         """Play one step of every battle with ``actions`` ``(num_envs, num_agents)`` int32."""
-        self._run(step_range, *self._battle, *self._tables, actions, *self._views, *self._flags)
+        self._play(self._all_step, actions)
+
+    def _play(self, commands: np.ndarray, actions: np.ndarray) -> None:
+        arrays = (*self._battle, *self._tables, actions, *self._views, *self._flags)
+        self._run(run_range, commands, *arrays)
 
     def simulate(self, actions: np.ndarray) -> None:
         """Play one step of every battle that is not over, without observing it."""

@@ -13,6 +13,8 @@ from smacv2.battle import (
     MISSILE_WEAPON,
     MISSILE_X,
     MISSILE_Y,
+    NOT_THERE,
+    RADIUS,
     SHIELD,
     SPLASH,
     SPLASH_SLOTS,
@@ -26,7 +28,7 @@ from smacv2.battle import (
     X,
     Y,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.fixed import ONE, SHIFT, length, reciprocal, scaled, square, squared
 from smacv2.engine.opponent import respond
 from smacv2.engine.tables import (
@@ -41,7 +43,6 @@ from smacv2.engine.tables import (
     K_HEALTH,
     K_HEALTH_REGEN,
     K_PLANES,
-    K_RADIUS,
     K_SHIELD,
     K_SHIELD_DELAY,
     K_SHIELD_REGEN,
@@ -123,6 +124,7 @@ def damage(unit, world, kinds, rules, attacker, victim, amount):
 def die(unit, world, kinds, i):
     """Remove a unit; a type that bursts on death bursts once (mechanics 9.2)."""
     unit[HEALTH, i] = 0
+    unit[RADIUS, i] = NOT_THERE
     unit[VELOCITY_X, i] = 0
     unit[VELOCITY_Y, i] = 0
     unit[BEAM_TARGET, i] = -1
@@ -153,7 +155,7 @@ def burst(unit, world, kinds, rules, i):
     for j in range(first, last):
         kind = unit[UNIT_TYPE, j]
         if unit[HEALTH, j] > 0 and kinds[kind, K_PLANES] & PLANE_GROUND:
-            if distance_squared(unit, i, j) <= square(radius + kinds[kind, K_RADIUS]):
+            if distance_squared(unit, i, j) <= square(radius + unit[RADIUS, j]):
                 strike(unit, world, kinds, rules, i, j, weapon)
 
 
@@ -250,7 +252,7 @@ def touch(unit, world, kinds, rules, i, beam, x, y):
             continue
         if not kinds[victim_kind, K_PLANES] & PLANE_GROUND:
             continue
-        reach = kinds[kind, offset + W_BEAM_RADIUS] + kinds[victim_kind, K_RADIUS]
+        reach = kinds[kind, offset + W_BEAM_RADIUS] + unit[RADIUS, j]
         if squared(unit[X, j] - x, unit[Y, j] - y) > square(reach):
             continue
         row = BEAM_TOUCHED + beam * words + (j - first) // WORD_BITS
@@ -286,7 +288,7 @@ def beam_shooter(unit, kinds, rules, i):
     return first
 
 
-@rule
+@inline_rule
 def regenerate(unit, world, kinds, i):
     """Zerg life always; shields once the delay since the last damage has passed; energy (13)."""
     kind = unit[UNIT_TYPE, i]

@@ -7,7 +7,7 @@ widening: compiled it is free, uncompiled it turns NumPy scalars into Python int
 
 import math
 
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule
 
 SHIFT = 12
 ONE = 1 << SHIFT
@@ -22,37 +22,37 @@ def to_fixed(value: float) -> int:
     return round(value * ONE)
 
 
-@rule
+@inline_rule
 def mul(a, b):
     """Return the fixed-point product of ``a`` and ``b``, rounded down."""
     return (int(a) * int(b)) >> SHIFT
 
 
-@rule
+@inline_rule
 def square(a):
     """Return ``a**2`` exactly."""
     return int(a) * int(a)
 
 
-@rule
+@inline_rule
 def dot(ax, ay, bx, by):
     """Return the scalar product of two vectors exactly."""
     return int(ax) * int(bx) + int(ay) * int(by)
 
 
-@rule
+@inline_rule
 def cross(ax, ay, bx, by):
     """Return the z of the vector product exactly: positive if b points to the left of a."""
     return int(ax) * int(by) - int(ay) * int(bx)
 
 
-@rule
+@inline_rule
 def squared(dx, dy):
     """Return ``dx**2 + dy**2`` exactly (units of 1/4096 squared)."""
     return int(dx) * int(dx) + int(dy) * int(dy)
 
 
-@rule
+@inline_rule
 def isqrt(n):
     """Return the largest integer whose square is at most ``n`` (0 <= n < 2**52), exactly.
 
@@ -67,19 +67,19 @@ def isqrt(n):
     return root
 
 
-@rule
+@inline_rule
 def length(dx, dy):
     """Return the length of a vector in units of 1/4096, rounded down."""
     return isqrt(squared(dx, dy))
 
 
-@rule
+@inline_rule
 def reciprocal(wanted, distance):
     """Return the factor that scales a vector of length ``distance`` to length ``wanted``."""
     return (int(wanted) << DIRECTION_SHIFT) // max(int(distance), int(1))
 
 
-@rule
+@inline_rule
 def scaled(component, factor):
     """Scale one vector component by a ``reciprocal``, rounding half away from zero.
 

@@ -23,9 +23,8 @@ from smacv2.battle import (
     TICK,
     TURN,
     UNIT_TYPE,
-    ILLEGAL_ACTIONS,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.effects import (
     advance_beams,
     advance_missile,
@@ -58,6 +57,9 @@ from smacv2.engine.tables import (
     W_DELIVERY,
 )
 from smacv2.engine.weapons import fight, heal
+
+LEAVE_COMMAND, STEP_COMMAND, RESET_COMMAND = range(3)
+"""What ``run_battle`` is told to do with a battle: nothing, one step, a new episode."""
 
 DRAW_BITS = 16
 DRAWS_PER_WORD = 2
@@ -104,7 +106,7 @@ def play_tick(unit, world, kinds, rules):
         update(unit, world, kinds, rules, unit[TURN, turn])
         if world[BURSTS] > 0:
             resolve_bursts(unit, world, kinds, rules)
-    move_all(unit, kinds, rules)
+    move_all(unit, world, kinds, rules)
     for i in range(unit.shape[1]):
         if unit[HEALTH, i] > 0:
             regenerate(unit, world, kinds, i)
@@ -132,7 +134,7 @@ def shuffle_turns(unit, world):
         unit[TURN, pick] = kept
 
 
-@rule
+@inline_rule
 def update(unit, world, kinds, rules, i):
     """Give one unit its turn: what it has under way lands, then it acts, if it lives."""
     if unit[MISSILE_TARGET, i] >= 0:
@@ -155,7 +157,7 @@ def update(unit, world, kinds, rules, i):
     act(unit, world, kinds, rules, i, cooldown)
 
 
-@rule
+@inline_rule
 def act(unit, world, kinds, rules, i, cooldown_before):
     """Carry out the unit's order; an idle standard unit looks for something to do."""
     order = unit[ORDER, i]
@@ -205,26 +207,17 @@ def show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask):
 
 
 @rule
-def step_battle(
-    unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+def run_battle(
+    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, obs, state, mask,
 ):  # fmt: skip
-    """Play one step of one battle, or reset it if it is over (NEXT_STEP); return the reward."""
-    if world[OVER]:
-        world[EPISODE] += 1
-        world[ILLEGAL_ACTIONS] = 0
-        start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-        reward = 0.0
-    else:
+    """Step one battle, or reset it if so commanded or if it is over (NEXT_STEP); return the reward."""
+    reward = 0.0
+    if command == STEP_COMMAND and not world[OVER]:
         reward = play_step(unit, world, kinds, rules, cone, mask, actions)
+    else:
+        if command == STEP_COMMAND:
+            world[EPISODE] += 1
+        start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
     show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask)
     return reward
-
-
-@rule
-def reset_battle(
-    unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing, obs, state, mask
-):
-    """Start the battle of the current seed and episode, and show it."""
-    start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-    show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask)

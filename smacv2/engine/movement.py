@@ -1,5 +1,7 @@
 """Moving, turning, walking around each other, and not standing inside each other (mechanics 5)."""
 
+from numba import int32
+
 from smacv2.battle import (
     BLOCKED,
     FACE_X,
@@ -13,22 +15,23 @@ from smacv2.battle import (
     ORDER_Y,
     PUSH_X,
     PUSH_Y,
+    RADIUS,
     STEER,
     SWING_TICKS,
+    TICK,
     UNIT_TYPE,
     VELOCITY_X,
     VELOCITY_Y,
     X,
     Y,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.fixed import ONE, cross, dot, length, mul, reciprocal, scaled, square, squared
 from smacv2.engine.tables import (
     HEIGHT,
     K_ACCELERATION,
     K_COLLISION,
     K_LAYERS,
-    K_RADIUS,
     K_SPEED,
     K_TURN_COS,
     K_TURN_SIN,
@@ -36,8 +39,10 @@ from smacv2.engine.tables import (
 )
 from smacv2.engine.targets import same_side
 
-RELAX_SPEED = ONE // 64
-"""Fixed cells per tick at which idle friends drift apart; the real value is unknown (mechanics 5.4)."""
+RELAX_PERIOD = 8
+RELAX_DISTANCE = ONE // 8
+"""Ticks between, and fixed cells of, the steps in which idle friends drift apart to their full
+radii; the real speed is unknown (mechanics 5.4)."""
 
 STEER_MARGIN = ONE // 16
 """Fixed cells between hulls below which a unit counts as standing in the way."""
@@ -49,14 +54,16 @@ STEER_TRIES = 3
 """Blockers a unit looks past in one tick before it just pushes on."""
 
 
-@rule
+@inline_rule
 def halt(unit, i):
     """Stand still in this tick."""
     unit[VELOCITY_X, i] = 0
     unit[VELOCITY_Y, i] = 0
+    unit[BLOCKED, i] = 0
+    unit[STEER, i] = 0
 
 
-@rule
+@inline_rule
 def walk(unit, kinds, rules, i, dx, dy, reach):
     """Head along (dx, dy), stopping after ``reach`` fixed cells; face and steer on the way."""
     if unit[BLOCKED, i] > 0 or unit[STEER, i] != 0:
@@ -72,7 +79,7 @@ def walk(unit, kinds, rules, i, dx, dy, reach):
     turn(unit, kinds, i, dx, dy, distance)
 
 
-@rule
+@inline_rule
 def attainable_speed(unit, kinds, i, dx, dy, distance):
     """Return the speed of this tick: what the unit kept of its old one plus one acceleration."""
     kind = unit[UNIT_TYPE, i]
@@ -84,7 +91,7 @@ def attainable_speed(unit, kinds, i, dx, dy, distance):
     return min(kept + kinds[kind, K_ACCELERATION], top)
 
 
-@rule
+@inline_rule
 def turn(unit, kinds, i, dx, dy, distance):
     """Rotate the facing towards (dx, dy) by at most one tick's turn (mechanics 5.1)."""
     kind = unit[UNIT_TYPE, i]
@@ -102,7 +109,7 @@ def turn(unit, kinds, i, dx, dy, distance):
     unit[FACE_Y, i] = mul(face_x, sine) + mul(face_y, cosine)
 
 
-@rule
+@inline_rule
 def faces(unit, kinds, i, dx, dy, arc_cos):
     """Turn towards (dx, dy) if it lies outside the arc; return whether it then lies inside."""
     distance = length(dx, dy)
@@ -165,100 +172,127 @@ def find_blocker(unit, kinds, rules, i, dx, dy):
     return blocker
 
 
-@rule
+@inline_rule
 def contact(unit, kinds, i, j):
     """Return the centre distance at which two units touch while they move."""
     return kinds[unit[UNIT_TYPE, i], K_COLLISION] + kinds[unit[UNIT_TYPE, j], K_COLLISION]
 
 
-@rule
+@inline_rule
 def shares_layer(unit, kinds, i, j):
     """Return whether two units can collide at all (mechanics 5.5)."""
     return (kinds[unit[UNIT_TYPE, i], K_LAYERS] & kinds[unit[UNIT_TYPE, j], K_LAYERS]) != 0
 
 
-@rule
+@inline_rule
 def moving(unit, i):
     """Return whether a unit wants to move in this tick."""
     return unit[VELOCITY_X, i] != 0 or unit[VELOCITY_Y, i] != 0
 
 
-@rule
+@inline_rule
+def pushed(unit, i):
+    """Return whether collisions have moved a unit in this tick."""
+    return unit[PUSH_X, i] != 0 or unit[PUSH_Y, i] != 0
+
+
+@inline_rule
 def firm(unit, i):
     """Return whether a unit holds its ground: it stands and carries out an order, or swings."""
     return not moving(unit, i) and (unit[ORDER, i] > ORDER_MOVE or unit[SWING_TICKS, i] > 0)
 
 
 @rule
-def move_all(unit, kinds, rules):
+def move_all(unit, world, kinds, rules):
     """Move every unit by its velocity, push overlapping units apart, keep all on the map."""
+    relaxing = world[TICK] % RELAX_PERIOD == 0
     any_moving = False
     for i in range(unit.shape[1]):
         if unit[HEALTH, i] > 0 and moving(unit, i):
             any_moving = True
             unit[X, i] += unit[VELOCITY_X, i]
             unit[Y, i] += unit[VELOCITY_Y, i]
-    separate_all(unit, kinds, rules, any_moving)
+    if not any_moving and not relaxing:
+        return
+    for i in range(unit.shape[1]):
+        if unit[HEALTH, i] > 0 and (moving(unit, i) or relaxing):
+            # A unit is always near itself.
+            if count_near(unit, i) > 1:
+                separate_from_others(unit, kinds, rules, i)
+    for i in range(unit.shape[1]):
+        if unit[HEALTH, i] > 0 and (moving(unit, i) or pushed(unit, i)):
+            settle(unit, kinds, rules, i)
+
+
+@inline_rule
+def count_near(unit, i):
+    """Return how many bounding squares overlap unit i's, its own included.
+
+    No branches and nothing wider than 32 bits, so that the compiler compares many at a time.
+    """
+    x, y, radius = unit[X, i], unit[Y, i], unit[RADIUS, i]
+    count = 0
+    for j in range(unit.shape[1]):
+        reach = int32(radius + unit[RADIUS, j])
+        dx = int32(abs(int32(unit[X, j] - x)))
+        dy = int32(abs(int32(unit[Y, j] - y)))
+        count += (dx < reach) & (dy < reach)
+    return count
 
 
 @rule
-def separate_all(unit, kinds, rules, any_moving):
-    """Find overlapping pairs and apply their corrections together, so that order cannot matter."""
-    num_units = unit.shape[1]
-    overlaps = 0
-    for i in range(num_units):
-        if unit[HEALTH, i] <= 0:
+def separate_from_others(unit, kinds, rules, i):
+    """Correct the overlaps of unit i; corrections add up and are applied together in ``settle``.
+
+    Of two moving units, or two standing ones, the first answers for the pair.
+    """
+    moves_i = moving(unit, i)
+    for j in range(unit.shape[1]):
+        reach = unit[RADIUS, i] + unit[RADIUS, j]
+        if abs(unit[X, j] - unit[X, i]) >= reach or abs(unit[Y, j] - unit[Y, i]) >= reach:
             continue
-        x, y = unit[X, i], unit[Y, i]
-        radius = kinds[unit[UNIT_TYPE, i], K_RADIUS]
-        for j in range(i + 1, num_units):
-            reach = radius + kinds[unit[UNIT_TYPE, j], K_RADIUS]
-            if abs(unit[X, j] - x) < reach and abs(unit[Y, j] - y) < reach:
-                overlaps += separate(unit, kinds, rules, i, j)
-    if any_moving or overlaps > 0:
-        for i in range(num_units):
-            if unit[HEALTH, i] > 0:
-                settle(unit, kinds, rules, i)
+        moves_j = moving(unit, j)
+        if i == j or (j < i and moves_i == moves_j) or (moves_j and not moves_i):
+            continue
+        if shares_layer(unit, kinds, i, j):
+            separate(unit, kinds, rules, i, j)
 
 
 @rule
 def separate(unit, kinds, rules, i, j):
-    """Push two units apart if they overlap; return 1 if they do (mechanics 5.4 and 5.6)."""
-    if unit[HEALTH, j] <= 0 or not shares_layer(unit, kinds, i, j):
-        return 0
+    """Push two neighbours apart if they overlap (mechanics 5.4 and 5.6).
+
+    Moving units keep their collision radii apart; idle friends drift apart to their full radii.
+    """
     friends = same_side(rules, i, j)
     moves_i, moves_j = moving(unit, i), moving(unit, j)
-    limit = 1 << 20
     reach = contact(unit, kinds, i, j)
+    limit = reach
     if not moves_i and not moves_j:
         if not friends or unit[ORDER, i] != ORDER_IDLE or unit[ORDER, j] != ORDER_IDLE:
-            return 0
-        reach = kinds[unit[UNIT_TYPE, i], K_RADIUS] + kinds[unit[UNIT_TYPE, j], K_RADIUS]
-        limit = RELAX_SPEED
+            return
+        reach = unit[RADIUS, i] + unit[RADIUS, j]
+        limit = 2 * RELAX_DISTANCE
     dx = unit[X, j] - unit[X, i]
     dy = unit[Y, j] - unit[Y, i]
-    if squared(dx, dy) >= square(reach):
-        return 0
     weight_i = share(unit, i, moves_i, friends)
     weight_j = share(unit, j, moves_j, friends)
-    if weight_i + weight_j == 0:
-        return 0
+    if squared(dx, dy) >= square(reach) or weight_i + weight_j == 0:
+        return
     distance = length(dx, dy)
     if distance == 0:
         dx, distance = 1, 1
     # Round up, so that a resolved pair no longer overlaps.
-    depth = min(reach - distance + 1, 2 * limit)
-    factor = reciprocal(depth, distance)
+    factor = reciprocal(min(reach - distance + 1, limit), distance)
     shift_x, shift_y = scaled(dx, factor), scaled(dy, factor)
     total = weight_i + weight_j
     unit[PUSH_X, i] -= half_or_all(shift_x, weight_i, total)
     unit[PUSH_Y, i] -= half_or_all(shift_y, weight_i, total)
     unit[PUSH_X, j] += half_or_all(shift_x, weight_j, total)
     unit[PUSH_Y, j] += half_or_all(shift_y, weight_j, total)
-    return 1
 
 
-@rule
+@inline_rule
 def share(unit, i, moves, friends):
     """Return a unit's part in a correction: 0 holds its ground, 1 yields (mechanics 5.6)."""
     if moves:
@@ -268,7 +302,7 @@ def share(unit, i, moves, friends):
     return 1
 
 
-@rule
+@inline_rule
 def half_or_all(shift, weight, total):
     """Return ``shift * weight / total`` for weights 0 or 1, rounding away from zero."""
     if weight == 0:
@@ -280,7 +314,7 @@ def half_or_all(shift, weight, total):
     return -((1 - shift) >> 1)
 
 
-@rule
+@inline_rule
 def settle(unit, kinds, rules, i):
     """Apply a unit's correction, keep it on the map and count how long it has been blocked."""
     push_x, push_y = unit[PUSH_X, i], unit[PUSH_Y, i]
@@ -289,9 +323,7 @@ def settle(unit, kinds, rules, i):
     unit[Y, i] = min(max(unit[Y, i] + push_y, radius), rules[HEIGHT] - radius)
     velocity_x, velocity_y = unit[VELOCITY_X, i], unit[VELOCITY_Y, i]
     lost = -dot(velocity_x, velocity_y, push_x, push_y)
-    if velocity_x == 0 and velocity_y == 0:
-        unit[BLOCKED, i] = 0
-    elif 2 * lost > squared(velocity_x, velocity_y):
+    if 2 * lost > squared(velocity_x, velocity_y) > 0:
         unit[BLOCKED, i] = min(unit[BLOCKED, i] + 1, MAX_BLOCKED)
     elif unit[BLOCKED, i] > 0:
         unit[BLOCKED, i] -= 1

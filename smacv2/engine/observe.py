@@ -24,7 +24,7 @@ from smacv2.battle import (
     X,
     Y,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.fixed import SHIFT, isqrt, squared
 from smacv2.engine.orders import (
     FIRST_LOOK,
@@ -82,7 +82,7 @@ NUM_AROUND = 8
 """Points around an agent whose ground it may observe."""
 
 
-@rule
+@inline_rule
 def ratio(numerator, denominator):
     """Return a float32 quotient of two integers below 2**24, so both are exact."""
     return float32(numerator) / float32(denominator)
@@ -127,7 +127,7 @@ def observe(unit, world, sights, kinds, rules, cone, pathing, agent, out):
         out[rules[OBS_SIZE] - 1] = ratio(world[STEP], rules[EPISODE_LIMIT])
 
 
-@rule
+@inline_rule
 def zero(out, first, last):
     """Fill out[first:last] with zeros and return ``last``."""
     for column in range(first, last):
@@ -135,7 +135,7 @@ def zero(out, first, last):
     return last
 
 
-@rule
+@inline_rule
 def write_one_hot(out, at, width, index):
     """Write ``width`` columns, one at ``index`` where it is inside; return the next column."""
     zero(out, at, at + width)
@@ -216,7 +216,7 @@ def write_enemy_rows(unit, sights, kinds, rules, cone, agent, out, at):
     return at
 
 
-@rule
+@inline_rule
 def slot_in_reach(unit, kinds, rules, cone, agent, slot):
     """Return the true availability of a target action, whatever ``action_mask`` says.
 
@@ -228,7 +228,7 @@ def slot_in_reach(unit, kinds, rules, cone, agent, slot):
     return in_reach(unit, kinds, rules, cone, agent, target)
 
 
-@rule
+@inline_rule
 def write_row(unit, kinds, rules, agent, other, masked, out, at):
     """Write what enemy and ally rows share after their first column: place, health, type."""
     sight = kinds[unit[UNIT_TYPE, agent], K_SIGHT]
@@ -250,7 +250,7 @@ def write_row(unit, kinds, rules, agent, other, masked, out, at):
     return write_one_hot(out, at, rules[TYPE_BITS], kinds[unit[UNIT_TYPE, other], K_TYPE_BIT])
 
 
-@rule
+@inline_rule
 def write_health(unit, kinds, rules, i, out, at):
     """Write health and, where the scenario has shields, shield."""
     out[at] = health_feature(unit, kinds, rules, i)
@@ -261,7 +261,7 @@ def write_health(unit, kinds, rules, i, out, at):
     return at
 
 
-@rule
+@inline_rule
 def health_feature(unit, kinds, rules, i):
     """Return health over full health, both above the agent's health level where it has one."""
     full = kinds[unit[UNIT_TYPE, i], K_HEALTH]
@@ -273,13 +273,13 @@ def health_feature(unit, kinds, rules, i):
     return ratio(health, full)
 
 
-@rule
+@inline_rule
 def shield_feature(unit, kinds, i):
     """Return shield over full shield; 0 for a unit without."""
     return ratio(unit[SHIELD, i], max(kinds[unit[UNIT_TYPE, i], K_SHIELD], 1))
 
 
-@rule
+@inline_rule
 def write_capabilities(unit, rules, i, out, at):
     """Write an agent's attack chance and health level; unobserved ones stay zero."""
     if rules[HAS_ATTACK_CHANCE]:
@@ -310,7 +310,7 @@ def write_ally_rows(unit, world, kinds, rules, cone, agent, out, at):
     return at
 
 
-@rule
+@inline_rule
 def last_action(unit, world, agent):
     """Return an agent's last action, or -1 right after a reset, when nobody has acted."""
     return unit[LAST_ACTION, agent] if world[STEP] > 0 else -1
@@ -330,7 +330,7 @@ def write_own_block(unit, kinds, rules, cone, agent, out, at):
     return write_one_hot(out, at, rules[TYPE_BITS], kinds[unit[UNIT_TYPE, agent], K_TYPE_BIT])
 
 
-@rule
+@inline_rule
 def write_view(unit, rules, cone, agent, out, at):
     """Write the view direction as a unit vector, where there is a view cone."""
     if rules[CONE]:

@@ -98,7 +98,7 @@ def best_target(unit, kinds, rules, i, centre, least_class):
     scan = kinds[unit[UNIT_TYPE, i], K_SCAN]
     first, last = opponents(unit, rules, i)
     for j in range(first, last):
-        if unit[HEALTH, j] <= 0 or not within(unit, kinds, i, j, scan):
+        if unit[HEALTH, j] <= 0 or not within(unit, i, j, scan):
             continue
         if not can_hit(unit, kinds, i, j):
             continue
@@ -168,7 +168,7 @@ def autocast_heal(unit, kinds, rules, i):
     for j in range(first, last):
         if not wants_healing(unit, kinds, i, j) or healed_by_other(unit, kinds, rules, i, j):
             continue
-        if not within(unit, kinds, i, j, kinds[kind, K_AUTOCAST_RANGE]):
+        if not within(unit, i, j, kinds[kind, K_AUTOCAST_RANGE]):
             continue
         health = int(unit[HEALTH, j])
         full = int(kinds[unit[UNIT_TYPE, j], K_HEALTH])

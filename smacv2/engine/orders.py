@@ -24,7 +24,7 @@ from smacv2.battle import (
     X,
     Y,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.fixed import ONE, SHIFT
 from smacv2.engine.rng import STREAM_ATTACK_ROLL, below, word
 from smacv2.engine.sight import in_reach, target_of, valid_target
@@ -48,7 +48,7 @@ NO_OP, STOP, NORTH, SOUTH, EAST, WEST, FIRST_LOOK = range(7)
 """Actions before the first look or target action."""
 
 
-@rule
+@inline_rule
 def direction(action):
     """Return the unit step (dx, dy) of a move action."""
     if action == NORTH:
@@ -76,7 +76,7 @@ def write_mask(unit, kinds, rules, cone, pathing, mask):
             mask[agent, action] = alive and can_target(unit, kinds, rules, cone, agent, slot)
 
 
-@rule
+@inline_rule
 def can_move(unit, rules, pathing, agent, action):
     """Return whether the cell half a move away is on the map and free."""
     dx, dy = direction(action)
@@ -85,25 +85,25 @@ def can_move(unit, rules, pathing, agent, action):
     return is_free(pathing, x, y)
 
 
-@rule
+@inline_rule
 def to_cell(position):
     """Return the cell of a coordinate, truncating towards zero as upstream does."""
     return position >> SHIFT if position >= 0 else -((-position) >> SHIFT)
 
 
-@rule
+@inline_rule
 def on_map(pathing, x, y):
     """Return whether a cell exists."""
     return 0 <= x < pathing.shape[0] and 0 <= y < pathing.shape[1]
 
 
-@rule
+@inline_rule
 def is_free(pathing, x, y):
     """Return whether a cell exists and a ground unit may stand in it."""
     return on_map(pathing, x, y) and pathing[x, y] != 0
 
 
-@rule
+@inline_rule
 def can_target(unit, kinds, rules, cone, agent, slot):
     """Return whether a target action is available; without ``action_mask`` any living target is."""
     target = target_of(unit, kinds, rules, agent, slot)

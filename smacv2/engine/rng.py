@@ -6,7 +6,7 @@ battles, threads or devices cannot change any of them.
 """
 
 from smacv2.battle import EPISODE, SEED_HIGH, SEED_LOW
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 
 MASK = 0xFFFFFFFF
 MULTIPLIER_A = 0xD2511F53
@@ -28,7 +28,7 @@ STREAM_ATTACK_ROLL = 8
 STREAM_SIGHTING = 9
 
 
-@rule
+@inline_rule
 def philox(c0, c1, c2, c3, k0, k1):
     """Return four independent 32-bit words for a 128-bit counter and a 64-bit key."""
     for _ in range(ROUNDS):
@@ -42,7 +42,7 @@ def philox(c0, c1, c2, c3, k0, k1):
     return c0, c1, c2, c3
 
 
-@rule
+@inline_rule
 def words(world, stream, counter):
     """Return four 32-bit words for one stream and counter of this battle."""
     return philox(
@@ -61,7 +61,7 @@ def word(world, stream, counter):
     return words(world, stream, counter)[0]
 
 
-@rule
+@inline_rule
 def below(bits, limit):
     """Map a 32-bit word to an integer in [0, limit); each value's odds are within limit/2**32."""
     return (bits * int(limit)) >> 32

@@ -1,7 +1,7 @@
 """Who may see, reach and aim at whom: the wrapper's ranges, not the weapons' (smacv2 spec 2.3-2.8)."""
 
 from smacv2.battle import CHANCE_ONE, HEALTH, LOOKING, SIGHT_SHARED, SPOTTER, STEP, UNIT_TYPE, X, Y
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.fixed import dot, length, square
 from smacv2.engine.rng import STREAM_SIGHTING, below, word
 from smacv2.engine.tables import (
@@ -20,7 +20,7 @@ from smacv2.engine.tables import (
 from smacv2.engine.targets import distance_squared
 
 
-@rule
+@inline_rule
 def target_of(unit, kinds, rules, agent, slot):
     """Return the unit that target action ``slot`` of an agent aims at, or -1 for none.
 
@@ -31,7 +31,7 @@ def target_of(unit, kinds, rules, agent, slot):
     return rules[NUM_AGENTS] + slot if slot < rules[NUM_ENEMIES] else -1
 
 
-@rule
+@inline_rule
 def valid_target(unit, kinds, agent, target):
     """Return whether a target lives and, for a healer, is neither itself nor a healer."""
     if target < 0 or unit[HEALTH, target] <= 0:
@@ -41,7 +41,7 @@ def valid_target(unit, kinds, agent, target):
     return True
 
 
-@rule
+@inline_rule
 def in_reach(unit, kinds, rules, cone, agent, target):
     """Return whether a target is within the wrapper's shoot range (and view cone)."""
     shoot = square(kinds[unit[UNIT_TYPE, agent], K_SHOOT])
@@ -50,7 +50,7 @@ def in_reach(unit, kinds, rules, cone, agent, target):
     return not rules[CONE] or in_cone(unit, rules, cone, agent, target)
 
 
-@rule
+@inline_rule
 def in_sight(unit, kinds, rules, cone, agent, target):
     """Return whether a unit, dead or alive, is within sight of an agent."""
     if rules[FULLY_OBSERVABLE]:

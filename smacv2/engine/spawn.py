@@ -20,6 +20,7 @@ from smacv2.battle import (
     OUTCOME_RUNNING,
     OVER,
     PASSIVE,
+    RADIUS,
     SHIELD,
     SIGHT_MASKED,
     SPOTTER,
@@ -129,6 +130,7 @@ def equip(unit, kinds, rules, i):
     """Give a placed unit full health, shield, energy and no orders; it faces south."""
     kind = unit[UNIT_TYPE, i]
     unit[PASSIVE, i] = i < rules[NUM_AGENTS]
+    unit[RADIUS, i] = kinds[kind, K_RADIUS]
     unit[HEALTH, i] = kinds[kind, K_HEALTH]
     unit[SHIELD, i] = kinds[kind, K_SHIELD]
     unit[ENERGY, i] = kinds[kind, K_START_ENERGY]

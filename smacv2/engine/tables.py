@@ -11,7 +11,7 @@ from math import cos, pi, radians, sin
 import numpy as np
 
 from smacv2.battle import CHANCE_ONE, SPLASH_SLOTS
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule
 from smacv2.engine.fixed import ONE, to_fixed
 from smacv2.layout import Layout
 from smacv2.options import Options
@@ -129,7 +129,7 @@ class Tables:
         )
 
 
-@rule
+@inline_rule
 def weapon_offset(weapon, kinds):
     """Return the first column of a weapon; damage against each unit type closes each weapon."""
     return K_WEAPONS + weapon * (W_DAMAGE + kinds.shape[0])

@@ -1,23 +1,22 @@
 """Who can hit whom, and how far apart two units are."""
 
-from smacv2.battle import UNIT_TYPE, X, Y
-from smacv2.engine.compile import rule
+from smacv2.battle import RADIUS, UNIT_TYPE, X, Y
+from smacv2.engine.compile import inline_rule
 from smacv2.engine.fixed import length, square, squared
 from smacv2.engine.tables import (
     K_HITS,
     K_PLANES,
-    K_RADIUS,
     NUM_AGENTS,
 )
 
 
-@rule
+@inline_rule
 def same_side(rules, i, j):
     """Return whether two units are on the same team."""
     return (i < rules[NUM_AGENTS]) == (j < rules[NUM_AGENTS])
 
 
-@rule
+@inline_rule
 def opponents(unit, rules, i):
     """Return the index range [first, last) of the other team."""
     if i < rules[NUM_AGENTS]:
@@ -25,7 +24,7 @@ def opponents(unit, rules, i):
     return 0, rules[NUM_AGENTS]
 
 
-@rule
+@inline_rule
 def friends(unit, rules, i):
     """Return the index range [first, last) of the unit's own team."""
     if i < rules[NUM_AGENTS]:
@@ -33,32 +32,32 @@ def friends(unit, rules, i):
     return rules[NUM_AGENTS], unit.shape[1]
 
 
-@rule
+@inline_rule
 def distance_squared(unit, i, j):
     """Return the squared centre distance of two units (fixed cells, squared)."""
     return squared(unit[X, j] - unit[X, i], unit[Y, j] - unit[Y, i])
 
 
-@rule
-def radii(unit, kinds, i, j):
-    """Return the sum of two units' radii: what separates centre from edge distance."""
-    return kinds[unit[UNIT_TYPE, i], K_RADIUS] + kinds[unit[UNIT_TYPE, j], K_RADIUS]
+@inline_rule
+def radii(unit, i, j):
+    """Return the sum of two living units' radii: what separates centre from edge distance."""
+    return unit[RADIUS, i] + unit[RADIUS, j]
 
 
-@rule
-def gap(unit, kinds, i, j):
+@inline_rule
+def gap(unit, i, j):
     """Return the edge-to-edge distance of two units; negative when they overlap."""
     centre = length(unit[X, j] - unit[X, i], unit[Y, j] - unit[Y, i])
-    return centre - radii(unit, kinds, i, j)
+    return centre - radii(unit, i, j)
 
 
-@rule
-def within(unit, kinds, i, j, reach):
+@inline_rule
+def within(unit, i, j, reach):
     """Return whether two units are at most ``reach`` apart, edge to edge."""
-    return distance_squared(unit, i, j) <= square(radii(unit, kinds, i, j) + reach)
+    return distance_squared(unit, i, j) <= square(radii(unit, i, j) + reach)
 
 
-@rule
+@inline_rule
 def can_hit(unit, kinds, i, j):
     """Return whether unit i has a weapon for a plane that unit j is on (mechanics 6.2)."""
     return (kinds[unit[UNIT_TYPE, i], K_HITS] & kinds[unit[UNIT_TYPE, j], K_PLANES]) != 0

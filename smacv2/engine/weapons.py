@@ -20,7 +20,7 @@ from smacv2.battle import (
     X,
     Y,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.effects import launch
 from smacv2.engine.fixed import ONE, length, mul
 from smacv2.engine.movement import faces, halt, walk
@@ -59,13 +59,12 @@ def fight(unit, world, kinds, rules, i, cooldown_before):
     if unit[ORDER, i] == ORDER_ACQUIRED:
         look_for_better_class(unit, world, kinds, rules, i)
     target = unit[ORDER_TARGET, i]
-    distance = gap(unit, kinds, i, target)
-    kind = unit[UNIT_TYPE, i]
-    lost = unit[ORDER, i] == ORDER_ACQUIRED and distance > kinds[kind, K_SCAN] + ONE
-    if unit[HEALTH, target] <= 0 or lost:
-        unit[ORDER, i] = ORDER_IDLE
-        unit[PHASE, i] = PHASE_READY
-        return False
+    if unit[HEALTH, target] <= 0:
+        return end_order(unit, i)
+    distance = gap(unit, i, target)
+    scan = kinds[unit[UNIT_TYPE, i], K_SCAN]
+    if unit[ORDER, i] == ORDER_ACQUIRED and distance > scan + ONE:
+        return end_order(unit, i)
     if unit[PHASE, i] == PHASE_WINDUP and wind_up(unit, world, kinds, rules, i, distance):
         return True
     weapon, reach = choose_weapon(unit, kinds, i, target, distance)
@@ -78,6 +77,14 @@ def fight(unit, world, kinds, rules, i, cooldown_before):
 
 
 @rule
+def end_order(unit, i):
+    """Become idle and return False."""
+    unit[ORDER, i] = ORDER_IDLE
+    unit[PHASE, i] = PHASE_READY
+    return False
+
+
+@inline_rule
 def choose_weapon(unit, kinds, i, target, distance):
     """Return the first weapon that reaches the target, or -1, and the longest usable range."""
     kind = unit[UNIT_TYPE, i]
@@ -92,7 +99,7 @@ def choose_weapon(unit, kinds, i, target, distance):
     return -1, longest
 
 
-@rule
+@inline_rule
 def approach(unit, kinds, rules, i, target, missing):
     """Walk towards the target until in range, but not before the backswing is over (7.4)."""
     if unit[BACKSWING, i] > 0:
@@ -104,7 +111,7 @@ def approach(unit, kinds, rules, i, target, missing):
     walk(unit, kinds, rules, i, dx, dy, missing + 1)
 
 
-@rule
+@inline_rule
 def start_shot(unit, world, kinds, rules, i, weapon, cooldown_before):
     """Face the target; when the cooldown allows, begin the wind-up or fire at once (7.2)."""
     kind = unit[UNIT_TYPE, i]
@@ -130,7 +137,7 @@ def start_shot(unit, world, kinds, rules, i, weapon, cooldown_before):
         unit[PHASE_TICKS, i] = wait
 
 
-@rule
+@inline_rule
 def wind_up(unit, world, kinds, rules, i, distance):
     """Go on winding up; return False if the target has left range plus slop (7.3)."""
     weapon = unit[WEAPON, i]
@@ -166,11 +173,10 @@ def heal(unit, kinds, rules, i):
     kind = unit[UNIT_TYPE, i]
     missing = int(kinds[unit[UNIT_TYPE, target], K_HEALTH] - unit[HEALTH, target])
     if unit[HEALTH, target] <= 0 or missing <= 0 or unit[ENERGY, i] <= 0:
-        unit[ORDER, i] = ORDER_IDLE
-        unit[PHASE, i] = PHASE_READY
+        end_order(unit, i)
         halt(unit, i)
         return
-    distance = gap(unit, kinds, i, target)
+    distance = gap(unit, i, target)
     reach = kinds[kind, K_HEAL_RANGE]
     slop = kinds[kind, K_HEAL_SLOP] if unit[PHASE, i] == PHASE_CHANNEL else 0
     dx = unit[X, target] - unit[X, i]

@@ -1,0 +1,77 @@
+"""Commands: quick help, and bad input answered in one line with exit status 2."""
+
+import subprocess
+import sys
+
+import pytest
+from toy import TOY
+
+from baselines.cli import COMMANDS, main
+
+
+def said_by(capsys, *arguments):
+    """Return exit status and stderr of a command that must fail at once."""
+    status = main([str(argument) for argument in arguments])
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_exits_zero_without_importing_torch(command_environment, command):
+    code = (
+        "import sys\nfrom baselines.cli import main\n"
+        "try:\n    status = main(sys.argv[1:])\n"
+        "except SystemExit as stop:\n    status = stop.code\n"
+        "assert not status, status\nassert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: baselines" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mapo"], ["unknown command 'mapo'", "Did you mean 'mappo'?", "evaluate"]),
+        (["mappo", "--num-env", "3"], ["--num-env", "Perhaps you meant: --num-envs INT"]),
+        (["mappo", "--num-envs", "many"], ["--num-envs", "many"]),
+        (["mappo", "--num-envs", "0"], ["--num-envs 0: it must be at least 1"]),
+        (["mappo", "--network", "lstm"], ["lstm", "'gru', 'mlp'"]),
+        (["mappo", "--seed", 2**32], ["--seed 4294967296", "between 0 and 2**32 - 1"]),
+        (["mappo", "--gamma", "nan"], ["--gamma nan", "at least 0.0 and at most 1.0"]),
+        (["mappo", "--num-minibatches", "999"], ["--num-minibatches 999", "at most 128"]),
+        (["mappo", "--env", "smacv2/teran_5_vs_5"], ["Did you mean 'smacv2/terran_5_vs_5"]),
+        (["mappo", "--env", "nowhere:x/y"], ["cannot import 'nowhere'"]),
+        (["mappo", "--env", "CartPole-v1"], ["CartPole-v1 is not a multi-agent battle"]),
+        (["mappo", "--env", TOY, "--env-option", "num_agents"], ["key=value"]),
+        (["mappo", "--env", TOY, "--env-option", "agents=3"], ["agents"]),
+        (["mappo", "--env", TOY, "--env-option", "num_agents=0"], ["at least one agent"]),
+        (["mappo", "--env", TOY, "--device", "gpu"], ["--device gpu"]),
+        (["mappo", "--resume", "nowhere"], ["--resume nowhere: not a run folder"]),
+        (["evaluate"], ["Run folder"]),
+        (["evaluate", "nowhere"], ["nowhere: not a run folder"]),
+        (["evaluate", "nowhere", "--episodes", "0"], ["--episodes 0: it must be at least 1"]),
+        (["quickstart", "--seed", "-1"], ["--seed -1"]),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_two(capsys, monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    status, said = said_by(capsys, *arguments)
+    assert status == 2
+    assert said.count("\n") == 1
+    assert said.startswith("baselines: ")
+    for word in words:
+        assert word in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_fails_with_status_two_from_the_shell(baselines_command):
+    done = baselines_command("mappo", "--num-envs", "-3")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "baselines: mappo: --num-envs -3: it must be at least 1\n"

@@ -1,0 +1,237 @@
+"""The promises of the MAPPO specification, checked by hand or by symmetry."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from toy import TOY
+
+from baselines import mappo
+from baselines.config import MappoConfig
+from baselines.minibatches import select
+from baselines.networks import Agent, gumbel_noise, masked_log_probs
+from baselines.normalise import ValueNorm
+from baselines.rollout import Clock, collect
+from baselines.vector_envs import make_env
+
+NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
+CRITICS = pytest.mark.parametrize("critic_input", ["state", "obs"])
+
+
+def small(**changes):
+    fields = {"env": TOY, "num_envs": 6, "num_steps": 20, "hidden_size": 16, "num_threads": 2}
+    return MappoConfig(**fields | {"num_minibatches": 1} | changes)
+
+
+def rollout(config, seed=0):
+    """Return a trainer with its second rollout, and the actor's hidden state before it."""
+    env = make_env(config.env, config.num_envs, config.env_option)
+    trainer = mappo.make_trainer(dataclasses.replace(config, seed=seed), env)
+    agent = trainer.agent
+    # A head with gain 0.01 hides mistakes: make the policy and the values depend on the inputs.
+    torch.nn.init.orthogonal_(agent.actor.head.weight, 1.0)
+    shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
+    for _ in range(2):
+        hidden = trainer.stream.hidden.clone()
+        noise = gumbel_noise(shape, trainer.generator)
+        values_hidden = trainer.critic_hidden
+        collect(env, trainer.stream, agent.act, noise, trainer.buffer, Clock())
+        _, trainer.critic_hidden = mappo.predict_values(agent, trainer.buffer, values_hidden)
+    trainer.critic_hidden = values_hidden
+    return trainer, hidden
+
+
+def whole_batch(config, trainer, hidden):
+    agent, buffer = trainer.agent, trainer.buffer
+    values, _ = mappo.predict_values(agent, buffer, trainer.critic_hidden)
+    targets = mappo.make_targets(config, agent, buffer, values)
+    envs = torch.arange(config.num_envs)
+    return select(agent, buffer, envs, (hidden, trainer.critic_hidden), targets)
+
+
+def gradients(config, trainer, hidden):
+    trainer.agent.zero_grad()
+    total, _ = mappo.loss(config, trainer.agent, whole_batch(config, trainer, hidden))
+    total.backward()
+    return {name: p.grad.clone() for name, p in trainer.agent.named_parameters()}
+
+
+def assert_same(first, second):
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_masked_actions_have_probability_zero_and_leave_the_entropy():
+    logits = torch.tensor([[9.0, 1.0, 2.0, 7.0]])
+    mask = torch.tensor([[False, True, True, False]])
+    log_probs = masked_log_probs(logits, mask)
+    probabilities = log_probs.exp()
+    assert probabilities[0, 0] == 0.0
+    assert probabilities[0, 3] == 0.0
+    entropy = -(probabilities * log_probs).sum()
+    p = 1 / (1 + np.exp(1.0))
+    assert entropy == pytest.approx(-p * np.log(p) - (1 - p) * np.log(1 - p), rel=1e-6)
+
+
+def test_masked_actions_are_never_sampled_and_legal_ones_at_their_probability():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.tensor([False, True, True, True])
+    log_probs = masked_log_probs(torch.tensor([50.0, 0.0, 1.0, 2.0]), mask)
+    draws = (log_probs + gumbel_noise((40_000, 4), generator)).argmax(-1)
+    rates = torch.bincount(draws, minlength=4) / len(draws)
+    torch.testing.assert_close(rates, log_probs.exp(), atol=0.01, rtol=0)
+    assert rates[0] == 0
+
+
+@NETWORKS
+@CRITICS
+def test_dead_agents_obs_and_action_do_not_change_the_gradient(network, critic_input):
+    config = small(network=network, critic_input=critic_input)
+    trainer, hidden = rollout(config)
+    before = gradients(config, trainer, hidden)
+    dead = ~trainer.buffer.alive
+    assert dead[:-1].any()
+    trainer.buffer.obs[dead] = 100 * torch.randn_like(trainer.buffer.obs[dead])
+    trainer.buffer.actions[dead[:-1]] = 2
+    trainer.buffer.log_probs[dead[:-1]] = -5.0
+    assert_same(before, gradients(config, trainer, hidden))
+
+
+@NETWORKS
+def test_reset_rows_change_nothing(network):
+    config = small(network=network, timeout_is_terminal=True)
+    trainer, hidden = rollout(config)
+    buffer = trainer.buffer
+    before = gradients(config, trainer, hidden)
+    reset = ~buffer.valid
+    assert reset[1:-1].any()
+    # With timeouts terminal, not even V(s_T) of a reset row is read.
+    buffer.obs[reset] = 100 * torch.randn_like(buffer.obs[reset])
+    buffer.state[reset] = 100 * torch.randn_like(buffer.state[reset])
+    buffer.alive[reset] = ~buffer.alive[reset]
+    buffer.action_mask[reset] = True
+    for tensor in (buffer.actions, buffer.log_probs, buffer.rewards):
+        tensor[reset[:-1]] = 1
+    buffer.rewards[reset[:-1]] = 1000.0
+    assert_same(before, gradients(config, trainer, hidden))
+
+
+def test_reset_rows_are_not_counted():
+    trainer, _ = rollout(small())
+    before = int(trainer.buffer.valid[:-1].sum())
+    env = make_env(TOY, 6)
+    trainer = mappo.make_trainer(small(), env)
+    mappo.iterate(small(), trainer)
+    assert trainer.global_step == int(trainer.buffer.valid[:-1].sum()) < 6 * 20
+    assert before < 6 * 20
+
+
+@NETWORKS
+@CRITICS
+def test_ratio_is_one_on_the_first_minibatch(network, critic_input):
+    config = small(network=network, critic_input=critic_input, agent_id=True)
+    trainer, hidden = rollout(config)
+    if network == "gru":
+        assert hidden.abs().max() > 0  # the sequence starts from a stored hidden state
+    batch = whole_batch(config, trainer, hidden)
+    actor, critic = trainer.agent.actor, trainer.agent.critic
+    logits, _ = actor.sequence(
+        batch.actor_inputs, batch.actor_hidden, batch.actor_keep, batch.live_rows
+    )
+    log_probs = masked_log_probs(logits, batch.action_mask)
+    ratio = (log_probs.gather(-1, batch.actions[:, None])[:, 0] - batch.log_probs).exp()
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
+    values, _ = critic.sequence(
+        batch.critic_inputs, batch.critic_hidden, batch.critic_keep, batch.valid_rows
+    )
+    torch.testing.assert_close(values[:, 0], batch.values, atol=1e-5, rtol=0)
+
+
+def test_critic_hidden_state_carries_over_between_rollouts():
+    config = small(num_steps=40)
+    long, _ = rollout(config)
+    agent, buffer = long.agent, long.buffer
+    whole, _ = mappo.predict_values(agent, buffer, long.critic_hidden)
+    halves, hidden = [], long.critic_hidden
+    for start in (0, 20):
+        part = type("Part", (), {})()
+        for name in ("obs", "state", "alive", "valid"):
+            setattr(part, name, getattr(buffer, name)[start : start + 21])
+        part.keep = type(buffer).keep.__get__(part)
+        values, hidden = mappo.predict_values(agent, part, hidden)
+        halves.append(values[:20])
+    torch.testing.assert_close(torch.cat(halves), whole[:40], atol=1e-5, rtol=0)
+
+
+def test_value_norm_is_undone_by_denormalise_and_tracks_the_mean():
+    norm = ValueNorm()
+    returns = 7 + 3 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(norm.denormalise(norm.normalise(returns)), returns)
+    norm.update(returns)
+    mean, deviation = norm.statistics()
+    assert mean == pytest.approx(float(returns.mean()), rel=1e-5)
+    assert deviation == pytest.approx(float(returns.std(correction=0)), rel=1e-4)
+    torch.testing.assert_close(norm.denormalise(norm.normalise(returns)), returns)
+    norm.update(returns + 2)
+    assert norm.statistics()[0] == pytest.approx(float(returns.mean()) + 1, rel=1e-3)
+    torch.testing.assert_close(norm.normalise(norm.denormalise(returns)), returns)
+
+
+def test_ippo_is_mappo_with_the_critic_input_replaced():
+    sizes = {"obs_size": 5, "state_size": 5, "num_agents": 1, "num_actions": 3, "hidden_size": 8}
+    agents = {}
+    for critic_input in ("state", "obs"):
+        torch.manual_seed(0)
+        agents[critic_input] = Agent(
+            **sizes, recurrent=True, critic_input=critic_input, agent_id=False, value_norm=True
+        )
+    obs = torch.randn(4, 2, 1, 5)
+    alive = torch.ones(4, 2, 1, dtype=torch.bool)
+    hidden, keep, rows = torch.zeros(2, 8), torch.ones(4, 2, 1), torch.arange(8)
+    values = [
+        agent.critic.sequence(
+            agent.critic_inputs(obs, obs[..., 0, :], alive).flatten(1, 2), hidden, keep, rows
+        )[0]
+        for agent in agents.values()
+    ]
+    torch.testing.assert_close(*values)
+
+
+def test_advantages_are_normalised_over_live_entries_only():
+    config = small()
+    trainer, hidden = rollout(config)
+    batch = whole_batch(config, trainer, hidden)
+    live = trainer.buffer.alive[:-1] & trainer.buffer.valid[:-1, :, None]
+    assert len(batch.advantages) == int(live.sum())
+    assert float(batch.advantages.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(batch.advantages.std(correction=0)) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "critic_input", "options", "steps"),
+    [
+        ("mlp", "state", (), 12_000),
+        ("mlp", "obs", (), 12_000),
+        ("gru", "state", ("memory=true",), 40_000),
+    ],
+)
+def test_the_toy_game_is_solved(network, critic_input, options, steps):
+    config = small(
+        network=network,
+        critic_input=critic_input,
+        env_option=options,
+        num_envs=64,
+        num_steps=16,
+        hidden_size=32,
+        learning_rate=3e-3,
+        num_minibatches=2,
+        total_steps=steps,
+    )
+    env = make_env(config.env, config.num_envs, config.env_option)
+    trainer = mappo.make_trainer(config, env)
+    first = mappo.iterate(config, trainer)
+    while trainer.global_step < steps:
+        last = mappo.iterate(config, trainer)
+    assert first["charts/win_rate"] < 0.5
+    assert last["charts/win_rate"] > 0.9
