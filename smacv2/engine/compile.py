@@ -37,6 +37,8 @@ def _compile_once(dispatcher: Callable) -> Callable:
     Numba would compile a rule anew for each mix of int32, int64 and literal arguments, which more
     than doubles the time of a first start.
     """
+    if config.DISABLE_JIT:
+        return dispatcher
     resolve = dispatcher.get_call_template
 
     def get_call_template(args: tuple, kwargs: dict) -> tuple:
