@@ -64,7 +64,7 @@ UNIT_FIELDS = {
     "seen_health": "fixed hit points at the last observation",
     "seen_shield": "fixed hit points at the last observation",
     "spotter": "agent that first spotted this enemy, or -1 (prob_obs_enemy)",
-    "turn": "random permutation of the units: the update order of this tick",
+    "turn": "units in the random order in which they act in this tick (a scratch list)",
 }
 """Rows of the ``units`` block in order, with unit of measure. Beam rows follow (``unit_rows``)."""
 

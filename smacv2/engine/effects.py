@@ -29,7 +29,7 @@ from smacv2.battle import (
     Y,
 )
 from smacv2.engine.compile import inline_rule, rule
-from smacv2.engine.fixed import ONE, SHIFT, length, reciprocal, scaled, square, squared
+from smacv2.engine.fixed import ONE, SHIFT, inverse, length, scaled, square, squared
 from smacv2.engine.opponent import respond
 from smacv2.engine.tables import (
     DELIVER_BEAM,
@@ -176,9 +176,9 @@ def advance_missile(unit, world, kinds, rules, i):
         unit[MISSILE_TARGET, i] = -1
         strike(unit, world, kinds, rules, i, target, weapon)
         return
-    factor = reciprocal(speed, distance)
-    unit[MISSILE_X, i] += scaled(dx, factor)
-    unit[MISSILE_Y, i] += scaled(dy, factor)
+    factor = inverse(distance)
+    unit[MISSILE_X, i] += scaled(dx, speed, factor)
+    unit[MISSILE_Y, i] += scaled(dy, speed, factor)
 
 
 @rule
@@ -225,10 +225,8 @@ def sample_beams(unit, world, kinds, rules, i, point):
     along = kinds[kind, offset + W_BEAM_SPACING] * (
         2 * point - kinds[kind, offset + W_BEAM_POINTS] + 1
     )
-    factor = reciprocal(abs(along) // 2, length(line_x, line_y))
-    if along < 0:
-        factor = -factor
-    shift_x, shift_y = scaled(-line_y, factor), scaled(line_x, factor)
+    factor = inverse(length(line_x, line_y))
+    shift_x, shift_y = scaled(-line_y, along // 2, factor), scaled(line_x, along // 2, factor)
     for beam in range(2):
         side = 1 - 2 * beam
         touch(

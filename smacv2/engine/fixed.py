@@ -13,8 +13,8 @@ SHIFT = 12
 ONE = 1 << SHIFT
 """The fixed-point number 1.0."""
 
-DIRECTION_SHIFT = 30
-"""Fraction bits of the reciprocal that scales a vector to a given length."""
+INVERSE_SHIFT = 40
+"""Fraction bits of the reciprocal of a distance."""
 
 
 def to_fixed(value: float) -> int:
@@ -74,19 +74,20 @@ def length(dx, dy):
 
 
 @inline_rule
-def reciprocal(wanted, distance):
-    """Return the factor that scales a vector of length ``distance`` to length ``wanted``."""
-    return (int(wanted) << DIRECTION_SHIFT) // max(int(distance), int(1))
+def inverse(distance):
+    """Return the reciprocal of a distance, for ``scaled``."""
+    return (1 << INVERSE_SHIFT) // max(int(distance), 1)
 
 
 @inline_rule
-def scaled(component, factor):
-    """Scale one vector component by a ``reciprocal``, rounding half away from zero.
+def scaled(component, wanted, inverse_distance):
+    """Return one component of a vector scaled from its distance to length ``wanted``.
 
-    The rounding is symmetric in the sign, so mirrored battles move in mirrored ways.
+    Rounds half away from zero: symmetric in the sign, so mirrored battles move in mirrored ways.
+    Components may not exceed the distance, and ``wanted`` must be below 2**20.
     """
-    half = int(1) << (DIRECTION_SHIFT - 1)
-    product = int(component) * factor
+    half = 1 << (INVERSE_SHIFT - 1)
+    product = int(component) * int(wanted) * inverse_distance
     if product >= 0:
-        return (product + half) >> DIRECTION_SHIFT
-    return -((half - product) >> DIRECTION_SHIFT)
+        return (product + half) >> INVERSE_SHIFT
+    return -((half - product) >> INVERSE_SHIFT)

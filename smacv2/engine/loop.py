@@ -17,6 +17,7 @@ from smacv2.battle import (
     ORDER_MOVE,
     ORDER_TARGET,
     OVER,
+    PASSIVE,
     SEEN_HEALTH,
     STEP,
     SWING_TARGET,
@@ -40,7 +41,7 @@ from smacv2.engine.observe import observe_all, write_state
 from smacv2.engine.opponent import acquire, autocast_heal, reorder_idle_enemies
 from smacv2.engine.orders import give_orders, write_mask
 from smacv2.engine.reward import decide, remember, scale_reward, set_reward_scale
-from smacv2.engine.rng import STREAM_UPDATE_ORDER, words
+from smacv2.engine.rng import STREAM_UPDATE_ORDER, shuffle
 from smacv2.engine.spawn import spawn
 from smacv2.engine.tables import (
     DELIVER_BEAM,
@@ -60,11 +61,6 @@ from smacv2.engine.weapons import fight, heal
 
 LEAVE_COMMAND, STEP_COMMAND, RESET_COMMAND = range(3)
 """What ``run_battle`` is told to do with a battle: nothing, one step, a new episode."""
-
-DRAW_BITS = 16
-DRAWS_PER_WORD = 2
-DRAWS_PER_BLOCK = 8
-"""A block of four random words gives eight draws of 16 bits for the update order."""
 
 
 @rule
@@ -101,8 +97,9 @@ def play_tick(unit, world, kinds, rules):
     """Play one game loop."""
     world[TICK] += 1
     reorder_idle_enemies(unit, world, kinds, rules)
-    shuffle_turns(unit, world)
-    for turn in range(unit.shape[1]):
+    busy = start_turns(unit, world, kinds, rules)
+    shuffle(unit, world, busy, STREAM_UPDATE_ORDER, world[TICK])
+    for turn in range(busy):
         update(unit, world, kinds, rules, unit[TURN, turn])
         if world[BURSTS] > 0:
             resolve_bursts(unit, world, kinds, rules)
@@ -113,25 +110,50 @@ def play_tick(unit, world, kinds, rules):
 
 
 @rule
-def shuffle_turns(unit, world):
-    """Draw a fresh update order (Fisher-Yates; mechanics 1.4b, 1.5)."""
-    counter = world[TICK] * unit.shape[1]
-    w0, w1, w2, w3 = words(world, STREAM_UPDATE_ORDER, counter)
-    left = DRAWS_PER_BLOCK
-    for last in range(unit.shape[1] - 1, 0, -1):
-        if left == 0:
-            counter += 1
-            w0, w1, w2, w3 = words(world, STREAM_UPDATE_ORDER, counter)
-            left = DRAWS_PER_BLOCK
-        bits = w0 & 0xFFFF
-        w0 >>= DRAW_BITS
-        left -= 1
-        if left % DRAWS_PER_WORD == 0:
-            w0, w1, w2 = w1, w2, w3
-        pick = (bits * (last + 1)) >> DRAW_BITS
-        kept = unit[TURN, last]
-        unit[TURN, last] = unit[TURN, pick]
-        unit[TURN, pick] = kept
+def start_turns(unit, world, kinds, rules):
+    """Run the clocks of all units, let the calm ones act, and list the others in ``TURN``.
+
+    Units that only walk or wait do not touch each other, so their order cannot matter; those that
+    fight are listed, and act in random order. Returns how many there are.
+    """
+    busy = 0
+    for i in range(unit.shape[1]):
+        if rules[HAS_BEAMS] and unit[HEALTH, i] > 0:
+            land_splash(unit, world, kinds, rules, i)
+        if is_calm(unit, i):
+            if unit[HEALTH, i] > 0:
+                run_clocks(unit, i)
+                follow_order(unit, kinds, rules, i)
+        else:
+            unit[TURN, busy] = i
+            busy += 1
+    return busy
+
+
+@inline_rule
+def is_calm(unit, i):
+    """Return whether a unit has nothing under way that could touch another in this tick."""
+    under_way = unit[MISSILE_TARGET, i] >= 0 or unit[BEAM_TARGET, i] >= 0
+    if under_way or unit[SWING_TARGET, i] >= 0:
+        return False
+    order = unit[ORDER, i]
+    return order == ORDER_MOVE or (order == ORDER_IDLE and unit[PASSIVE, i]) or unit[HEALTH, i] <= 0
+
+
+@inline_rule
+def run_clocks(unit, i):
+    """Let one tick of the cooldown and of the pause after a shot pass."""
+    unit[COOLDOWN, i] = max(unit[COOLDOWN, i] - ONE, 0)
+    unit[BACKSWING, i] = max(unit[BACKSWING, i] - ONE, 0)
+
+
+@inline_rule
+def follow_order(unit, kinds, rules, i):
+    """Walk where ordered, or stand."""
+    if unit[ORDER, i] == ORDER_MOVE:
+        follow_move_order(unit, kinds, rules, i)
+    else:
+        halt(unit, i)
 
 
 @inline_rule
@@ -139,16 +161,12 @@ def update(unit, world, kinds, rules, i):
     """Give one unit its turn: what it has under way lands, then it acts, if it lives."""
     if unit[MISSILE_TARGET, i] >= 0:
         advance_missile(unit, world, kinds, rules, i)
-    if rules[HAS_BEAMS]:
-        if unit[HEALTH, i] > 0:
-            land_splash(unit, world, kinds, rules, i)
-        if unit[BEAM_TARGET, i] >= 0:
-            advance_beams(unit, world, kinds, rules, i)
+    if unit[BEAM_TARGET, i] >= 0:
+        advance_beams(unit, world, kinds, rules, i)
     if unit[HEALTH, i] <= 0:
         return
     cooldown = unit[COOLDOWN, i]
-    unit[COOLDOWN, i] = max(cooldown - ONE, 0)
-    unit[BACKSWING, i] = max(unit[BACKSWING, i] - ONE, 0)
+    run_clocks(unit, i)
     if unit[SWING_TARGET, i] >= 0:
         advance_swing(unit, world, kinds, rules, i)
         if unit[SWING_TARGET, i] >= 0:
@@ -162,8 +180,8 @@ def act(unit, world, kinds, rules, i, cooldown_before):
     """Carry out the unit's order; an idle standard unit looks for something to do."""
     order = unit[ORDER, i]
     centre = i
-    if order == ORDER_MOVE:
-        follow_move_order(unit, kinds, rules, i)
+    if order == ORDER_MOVE or (order == ORDER_IDLE and unit[PASSIVE, i]):
+        follow_order(unit, kinds, rules, i)
         return
     if order == ORDER_HEAL:
         heal(unit, kinds, rules, i)

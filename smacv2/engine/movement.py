@@ -26,7 +26,7 @@ from smacv2.battle import (
     Y,
 )
 from smacv2.engine.compile import inline_rule, rule
-from smacv2.engine.fixed import ONE, cross, dot, length, mul, reciprocal, scaled, square, squared
+from smacv2.engine.fixed import ONE, cross, dot, inverse, length, mul, scaled, square, squared
 from smacv2.engine.tables import (
     HEIGHT,
     K_ACCELERATION,
@@ -73,10 +73,10 @@ def walk(unit, kinds, rules, i, dx, dy, reach):
         halt(unit, i)
         return
     speed = min(attainable_speed(unit, kinds, i, dx, dy, distance), reach)
-    factor = reciprocal(speed, distance)
-    unit[VELOCITY_X, i] = scaled(dx, factor)
-    unit[VELOCITY_Y, i] = scaled(dy, factor)
-    turn(unit, kinds, i, dx, dy, distance)
+    factor = inverse(distance)
+    unit[VELOCITY_X, i] = scaled(dx, speed, factor)
+    unit[VELOCITY_Y, i] = scaled(dy, speed, factor)
+    turn(unit, kinds, i, dx, dy, distance, factor)
 
 
 @inline_rule
@@ -92,14 +92,16 @@ def attainable_speed(unit, kinds, i, dx, dy, distance):
 
 
 @inline_rule
-def turn(unit, kinds, i, dx, dy, distance):
-    """Rotate the facing towards (dx, dy) by at most one tick's turn (mechanics 5.1)."""
+def turn(unit, kinds, i, dx, dy, distance, factor):
+    """Rotate the facing towards (dx, dy) by at most one tick's turn (mechanics 5.1).
+
+    ``factor`` is the inverse of ``distance``, the length of (dx, dy).
+    """
     kind = unit[UNIT_TYPE, i]
     face_x, face_y = unit[FACE_X, i], unit[FACE_Y, i]
     if dot(face_x, face_y, dx, dy) >= int(kinds[kind, K_TURN_COS]) * distance:
-        factor = reciprocal(ONE, distance)
-        unit[FACE_X, i] = scaled(dx, factor)
-        unit[FACE_Y, i] = scaled(dy, factor)
+        unit[FACE_X, i] = scaled(dx, ONE, factor)
+        unit[FACE_Y, i] = scaled(dy, ONE, factor)
         return
     sine = kinds[kind, K_TURN_SIN]
     if cross(face_x, face_y, dx, dy) < 0:
@@ -116,7 +118,7 @@ def faces(unit, kinds, i, dx, dy, arc_cos):
     least = int(arc_cos) * distance
     if dot(unit[FACE_X, i], unit[FACE_Y, i], dx, dy) >= least:
         return True
-    turn(unit, kinds, i, dx, dy, distance)
+    turn(unit, kinds, i, dx, dy, distance, inverse(distance))
     return dot(unit[FACE_X, i], unit[FACE_Y, i], dx, dy) >= least
 
 
@@ -216,9 +218,9 @@ def move_all(unit, world, kinds, rules):
         return
     for i in range(unit.shape[1]):
         if unit[HEALTH, i] > 0 and (moving(unit, i) or relaxing):
-            # A unit is always near itself.
-            if count_near(unit, i) > 1:
-                separate_from_others(unit, kinds, rules, i)
+            others = count_near(unit, i) - 1  # a unit is always near itself
+            if others > 0:
+                separate_from_others(unit, kinds, rules, i, others)
     for i in range(unit.shape[1]):
         if unit[HEALTH, i] > 0 and (moving(unit, i) or pushed(unit, i)):
             settle(unit, kinds, rules, i)
@@ -241,8 +243,8 @@ def count_near(unit, i):
 
 
 @rule
-def separate_from_others(unit, kinds, rules, i):
-    """Correct the overlaps of unit i; corrections add up and are applied together in ``settle``.
+def separate_from_others(unit, kinds, rules, i, others):
+    """Correct the overlaps of unit i with its near ``others``; ``settle`` applies the sum.
 
     Of two moving units, or two standing ones, the first answers for the pair.
     """
@@ -251,11 +253,15 @@ def separate_from_others(unit, kinds, rules, i):
         reach = unit[RADIUS, i] + unit[RADIUS, j]
         if abs(unit[X, j] - unit[X, i]) >= reach or abs(unit[Y, j] - unit[Y, i]) >= reach:
             continue
-        moves_j = moving(unit, j)
-        if i == j or (j < i and moves_i == moves_j) or (moves_j and not moves_i):
+        if i == j:
             continue
-        if shares_layer(unit, kinds, i, j):
-            separate(unit, kinds, rules, i, j)
+        moves_j = moving(unit, j)
+        if not ((j < i and moves_i == moves_j) or (moves_j and not moves_i)):
+            if shares_layer(unit, kinds, i, j):
+                separate(unit, kinds, rules, i, j)
+        others -= 1
+        if others == 0:
+            return
 
 
 @rule
@@ -283,8 +289,9 @@ def separate(unit, kinds, rules, i, j):
     if distance == 0:
         dx, distance = 1, 1
     # Round up, so that a resolved pair no longer overlaps.
-    factor = reciprocal(min(reach - distance + 1, limit), distance)
-    shift_x, shift_y = scaled(dx, factor), scaled(dy, factor)
+    depth = min(reach - distance + 1, limit)
+    factor = inverse(distance)
+    shift_x, shift_y = scaled(dx, depth, factor), scaled(dy, depth, factor)
     total = weight_i + weight_j
     unit[PUSH_X, i] -= half_or_all(shift_x, weight_i, total)
     unit[PUSH_Y, i] -= half_or_all(shift_y, weight_i, total)

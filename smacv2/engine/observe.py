@@ -34,6 +34,7 @@ from smacv2.engine.orders import (
     on_map,
     to_cell,
 )
+from smacv2.engine.rng import STREAM_SPOTTING_ORDER, shuffle
 from smacv2.engine.sight import forget, in_reach, in_sight, spot, target_of, valid_target
 from smacv2.engine.tables import (
     CONE,
@@ -95,14 +96,16 @@ def ratio(numerator, denominator):
 def observe_all(unit, world, sights, kinds, rules, cone, pathing, obs):
     """Fill ``obs`` ``(num_agents, obs_size)``.
 
-    Under ``prob_obs_enemy`` agents spot enemies in the random order of the last tick. Under defect
-    B1 each is observed right after it has spotted, so later spotters do not count for it.
+    Under ``prob_obs_enemy`` agents spot enemies in random order. Under defect B1 each is observed right after it has spotted, so later spotters do not count for it.
     """
     if rules[SHARE_SIGHTS]:
         forget(unit, sights, rules)
-        for turn in range(unit.shape[1]):
+        for agent in range(rules[NUM_AGENTS]):
+            unit[TURN, agent] = agent
+        shuffle(unit, world, rules[NUM_AGENTS], STREAM_SPOTTING_ORDER, world[STEP])
+        for turn in range(rules[NUM_AGENTS]):
             agent = unit[TURN, turn]
-            if agent < rules[NUM_AGENTS] and unit[HEALTH, agent] > 0:
+            if unit[HEALTH, agent] > 0:
                 spot(unit, world, sights, kinds, rules, cone, agent)
                 if rules[ERASE_ROWS]:
                     observe(unit, world, sights, kinds, rules, cone, pathing, agent, obs[agent])

@@ -5,7 +5,7 @@ pure function of its key and counter, so battles do not influence each other and
 battles, threads or devices cannot change any of them.
 """
 
-from smacv2.battle import EPISODE, SEED_HIGH, SEED_LOW
+from smacv2.battle import EPISODE, SEED_HIGH, SEED_LOW, TURN
 from smacv2.engine.compile import inline_rule, rule
 
 MASK = 0xFFFFFFFF
@@ -14,6 +14,12 @@ MULTIPLIER_B = 0xCD9E8D57
 WEYL_A = 0x9E3779B9
 WEYL_B = 0xBB67AE85
 ROUNDS = 10
+
+DRAW_BITS = 16
+DRAW_MASK = 0xFFFF
+DRAWS_PER_WORD = 2
+DRAWS_PER_BLOCK = 8
+"""How ``shuffle`` cuts a block of four words into draws."""
 
 # Streams: one per purpose, so that a new use of randomness never shifts another.
 STREAM_TEAM = 0
@@ -26,6 +32,7 @@ STREAM_UPDATE_ORDER = 6
 STREAM_COOLDOWN = 7
 STREAM_ATTACK_ROLL = 8
 STREAM_SIGHTING = 9
+STREAM_SPOTTING_ORDER = 10
 
 
 @inline_rule
@@ -65,3 +72,27 @@ def word(world, stream, counter):
 def below(bits, limit):
     """Map a 32-bit word to an integer in [0, limit); each value's odds are within limit/2**32."""
     return (bits * int(limit)) >> 32
+
+
+@rule
+def shuffle(unit, world, count, stream, counter):
+    """Shuffle the first ``count`` entries of the ``TURN`` row (Fisher-Yates).
+
+    Each draw takes 16 bits, so the odds of any order are off by less than count / 2**16.
+    """
+    block = counter * unit.shape[1]
+    w0, w1, w2, w3 = words(world, stream, block)
+    left = DRAWS_PER_BLOCK
+    for last in range(count - 1, 0, -1):
+        if left == 0:
+            block += 1
+            w0, w1, w2, w3 = words(world, stream, block)
+            left = DRAWS_PER_BLOCK
+        pick = ((w0 & DRAW_MASK) * (last + 1)) >> DRAW_BITS
+        w0 >>= DRAW_BITS
+        left -= 1
+        if left % DRAWS_PER_WORD == 0:
+            w0, w1, w2 = w1, w2, w3
+        kept = unit[TURN, last]
+        unit[TURN, last] = unit[TURN, pick]
+        unit[TURN, pick] = kept

@@ -25,6 +25,8 @@ from smacv2.engine.compile import entry_point
 from smacv2.engine.fixed import ONE, to_fixed
 from smacv2.engine.loop import play_tick
 from smacv2.engine.tables import (
+    K_HEALTH_REGEN,
+    K_SHIELD_REGEN,
     K_WEAPONS,
     START_TICKS,
     TRIGGER_PERIOD,
@@ -69,6 +71,7 @@ class Sandbox:
         num_envs: Copies of the battle; copy i is seeded ``seed + i``.
         seed: Decides update order and cooldown delays.
         jitter: Whether cooldowns have their random delay.
+        regeneration: Whether health and shields come back by themselves.
         trigger: Whether the map's trigger orders idle enemies every 8 ticks.
         **options: Any field of ``Options``.
     """
@@ -81,6 +84,7 @@ class Sandbox:
         num_envs: int = 1,
         seed: int = 0,
         jitter: bool = True,
+        regeneration: bool = True,
         trigger: bool = False,
         **options: Any,
     ):
@@ -95,6 +99,8 @@ class Sandbox:
             tables.rules[TRIGGER_PERIOD] = 0
         if not jitter:
             _remove_jitter(tables.kinds)
+        if not regeneration:
+            tables.kinds[:, [K_HEALTH_REGEN, K_SHIELD_REGEN]] = 0
         seeds = np.arange(seed, seed + num_envs, dtype=np.uint64)
         self.backend.reset(np.ones(num_envs, np.bool_), seeds)
         for index, unit in enumerate(self.units):
@@ -109,16 +115,20 @@ class Sandbox:
     def _arrange(self, index: int, unit: Unit, opponent: Unit) -> None:
         facing = unit.facing or (opponent.x - unit.x, opponent.y - unit.y)
         size = float(np.hypot(*facing)) or 1.0
-        values: dict[str, float | None] = {
-            "x": unit.x, "y": unit.y, "health": unit.health, "shield": unit.shield,
-            "energy": unit.energy, "face_x": facing[0] / size, "face_y": facing[1] / size,
-        }  # fmt: skip
-        for name, value in values.items():
-            if value is not None:
-                getattr(self.state, name)[:, index] = to_fixed(value)
         kind = load_unit_types()[unit.kind]
+        values = {
+            "x": unit.x,
+            "y": unit.y,
+            "face_x": facing[0] / size,
+            "face_y": facing[1] / size,
+            "radius": kind.radius,
+            "health": kind.health_max if unit.health is None else unit.health,
+            "shield": kind.shield_max if unit.shield is None else unit.shield,
+            "energy": kind.energy_start if unit.energy is None else unit.energy,
+        }
+        for name, value in values.items():
+            getattr(self.state, name)[:, index] = to_fixed(value)
         self.state.unit_type[:, index] = kind.index
-        self.state.radius[:, index] = to_fixed(kind.radius)
         if unit.passive is not None:
             self.state.passive[:, index] = unit.passive
         self.state.seen_health[:, index] = self.state.health[:, index]

@@ -28,7 +28,6 @@ from smacv2.battle import (
     SWING_TARGET,
     TICK,
     TRIGGER_PHASE,
-    TURN,
     UNIT_TYPE,
     X,
     Y,
@@ -142,7 +141,6 @@ def equip(unit, kinds, rules, i):
     unit[MISSILE_TARGET, i] = -1
     unit[BEAM_TARGET, i] = -1
     unit[SPOTTER, i] = -1
-    unit[TURN, i] = i
 
 
 # --- Teams ---

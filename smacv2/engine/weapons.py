@@ -22,7 +22,7 @@ from smacv2.battle import (
 )
 from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.effects import launch
-from smacv2.engine.fixed import ONE, length, mul
+from smacv2.engine.fixed import ONE, SHIFT, length, mul
 from smacv2.engine.movement import faces, halt, walk
 from smacv2.engine.opponent import healed_by_other, look_for_better_class
 from smacv2.engine.rng import STREAM_COOLDOWN, below, word
@@ -193,5 +193,11 @@ def heal(unit, kinds, rules, i):
     unit[PHASE, i] = PHASE_CHANNEL
     amount = min(int(kinds[kind, K_HEAL_RATE]), missing)
     cost = mul(amount, kinds[kind, K_HEAL_COST])
+    if cost > unit[ENERGY, i]:
+        cost = int(unit[ENERGY, i])
+        amount = (cost << SHIFT) // kinds[kind, K_HEAL_COST]
     unit[HEALTH, target] += amount
-    unit[ENERGY, i] = max(unit[ENERGY, i] - cost, 0)
+    unit[ENERGY, i] -= cost
+    if unit[ENERGY, i] == 0:
+        # The beam breaks; regeneration alone must not keep it going (mechanics 12.6).
+        end_order(unit, i)

@@ -1,0 +1,350 @@
+"""The command ``smacv2``: a table of subcommands, each with its options and its function.
+
+Nothing heavy is imported before the options have been read, so help and errors are quick. Bad input
+is answered with one line that names the nearest match, and exit status 2.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from smacv2.options import OptionError
+from smacv2.registration import environment_id
+from smacv2.scenario import ScenarioError, load_scenario, scenario_names
+from smacv2.schema import did_you_mean
+
+if TYPE_CHECKING:
+    from smacv2.speed import Speed
+
+DEVICES = ("cpu", "cuda")
+POLICIES = ("random", "stop", "nearest")
+MAX_SEED = 2**32
+DEFAULT = "(default: %(default)s)"
+
+
+class UsageError(ValueError):
+    """Bad input: the command prints its one line and exits with status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads options; a mistake is a ``UsageError`` instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", message))
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the options; unknown ones are named before anything else is missed."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                self.refuse("option", name, known)
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            self.refuse("argument", unknown[0], known)
+        return options
+
+    def refuse(self, kind: str, name: str, known: Sequence[str]) -> NoReturn:
+        """Raise for something that the command does not take."""
+        raise UsageError(
+            f"unknown {kind} {name}{did_you_mean(name, known)} (allowed: {', '.join(known)})"
+        )
+
+
+# --- Values --------------------------------------------------------------------------------------
+
+
+def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """Return a reader of whole numbers in a range."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text.replace("_", ""))
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {low} to {high}, not {text!r}"
+            )
+        return value
+
+    return read
+
+
+def duration(text: str) -> float:
+    """Read a number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"must be seconds above 0, up to 3600, not {text!r}")
+    return value
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """Return a reader of names."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(
+                f'must be one of {", ".join(names)}, not "{text}"{did_you_mean(text, names)}'
+            )
+        return text
+
+    return read
+
+
+def scenario(text: str) -> str:
+    """Read the name of a scenario, or the path of a TOML file without mistakes."""
+    try:
+        load_scenario(text)
+    except (ScenarioError, OptionError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+# --- Commands ------------------------------------------------------------------------------------
+
+
+def list_options(parser: Parser) -> None:
+    """Declare the options of ``smacv2 list``."""
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """Print every scenario with its sizes."""
+    from smacv2.layout import Layout
+
+    rows = []
+    for name in scenario_names():
+        loaded = load_scenario(name)
+        layout = Layout.of(loaded)
+        rows.append(
+            {
+                "scenario": name,
+                "id": environment_id(name),
+                "allies": loaded.num_agents,
+                "enemies": loaded.num_enemies,
+                "obs": layout.obs_size,
+                "state": layout.state_size,
+                "actions": layout.num_actions,
+                "episode_limit": loaded.episode_limit,
+                "summary": loaded.summary,
+            }
+        )
+    if options.json:
+        print_json(rows)
+    else:
+        print_table([{k: v for k, v in row.items() if k != "id"} for row in rows])
+    return 0
+
+
+def speed_options(parser: Parser) -> None:
+    """Declare the options of ``smacv2 speed``."""
+    add = parser.add_argument
+    add("--scenario", type=scenario, default="terran_10_vs_10", help=f"name or TOML file {DEFAULT}")
+    add("--num-envs", type=whole_number(1), default=1024, help=f"battles at once {DEFAULT}")
+    add("--threads", type=whole_number(1, 4096), help="CPU threads (default: every core)")
+    add("--device", type=one_of(DEVICES), default="cpu", help=f"cpu or cuda {DEFAULT}")
+    add("--seconds", type=duration, default=5.0, help=f"timed, in five repeats {DEFAULT}")
+
+
+def speed_command(options: argparse.Namespace) -> int:
+    """Print how many steps a second the environment plays, and where the time goes."""
+    from smacv2.speed import measure
+
+    try:
+        speed = measure(
+            options.scenario,
+            num_envs=options.num_envs,
+            threads=options.threads,
+            device=options.device,
+            seconds=options.seconds,
+        )
+    except (ImportError, RuntimeError) as error:
+        if options.device == "cpu":
+            raise
+        raise UsageError(f"--device {options.device}: {error}") from error
+    except MemoryError as error:
+        raise UsageError(f"--num-envs {options.num_envs}: not enough memory") from error
+    if options.json:
+        print_json(speed.summary())
+    else:
+        print(describe_speed(speed))
+    return 0
+
+
+def describe_speed(speed: "Speed") -> str:
+    """Return the text of ``smacv2 speed``."""
+    rates = [speed.env_steps_per_second, min(speed.repeats), max(speed.repeats)]
+    median, low, high = (f"{rate:,.0f}" for rate in rates)
+    agents = f"{speed.env_steps_per_second * speed.num_agents:,.0f}"
+    parts = ", ".join(f"{name} {spent:.2f}" for name, spent in speed.stages.items())
+    parts = parts or "stages are not measured on CUDA"
+    return (
+        f"{speed.scenario}: {speed.num_envs} battles, {speed.threads} threads, {speed.device}\n"
+        f"env steps/s    {median} (median of {len(speed.repeats)}; {low} to {high})\n"
+        f"agent steps/s  {agents}\n"
+        f"µs a step      {parts}\n"
+        f"first step     {speed.compile_seconds:.2f} s (compilation, where not cached)\n"
+        f"peak memory    {speed.peak_memory_mb:,.0f} MB"
+    )
+
+
+def play_options(parser: Parser) -> None:
+    """Declare the options of ``smacv2 play``."""
+    add = parser.add_argument
+    add("--scenario", type=scenario, required=True, help="name or TOML file")
+    add(
+        "--policy",
+        type=one_of(POLICIES),
+        default="random",
+        help=f"random, stop or nearest {DEFAULT}",
+    )
+    add("--episodes", type=whole_number(1, 10**7), default=256, help=f"battles to play {DEFAULT}")
+    add(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        help=f"set of held-out battles {DEFAULT}",
+    )
+
+
+def play_command(options: argparse.Namespace) -> int:
+    """Print what a scripted policy is worth."""
+    from smacv2.play import play
+
+    result: dict[str, Any] = play(
+        options.scenario, options.policy, options.episodes, seed=options.seed
+    )
+    if options.json:
+        print_json(result)
+        return 0
+    low, high = result["win_rate_interval_95"]
+    print(
+        f"{result['scenario']}: {result['policy']}, {result['episodes']} battles, "
+        f"seed {result['seed']}\n"
+        f"win rate  {result['win_rate']:.1%} (95 % interval {low:.1%} to {high:.1%})\n"
+        f"return    {result['episodic_return']:.2f}\n"
+        f"length    {result['episodic_length']:.1f}\n"
+        f"draws     {result['draws']}\n"
+        f"timeouts  {result['timeouts']}"
+    )
+    return 0
+
+
+def doctor_options(parser: Parser) -> None:
+    """Declare the options of ``smacv2 doctor``."""
+
+
+def doctor_command(options: argparse.Namespace) -> int:
+    """Print what this machine offers and what is wrong; return 1 if anything is."""
+    from smacv2.doctor import WRONG, examine, report
+
+    findings = examine()
+    if options.json:
+        print_json(report(findings))
+    else:
+        print_table([{"": f.status, "what": f.name, "found": f.value} for f in findings])
+        for finding in findings:
+            if finding.cure:
+                print(f"{finding.name}: {finding.cure}")
+    return int(any(finding.status == WRONG for finding in findings))
+
+
+class Command(NamedTuple):
+    """A subcommand: what it does, its options, and the function that returns the exit status."""
+
+    summary: str
+    add_options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "list": Command("show all scenarios with their sizes", list_options, list_command),
+    "speed": Command("measure environment steps per second", speed_options, speed_command),
+    "play": Command("play a scripted policy, show its win rate", play_options, play_command),
+    "doctor": Command("check this machine, say how to cure it", doctor_options, doctor_command),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return its exit status, 2 for bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except (UsageError, ScenarioError, OptionError) as error:
+        print(f"smacv2: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # as in `smacv2 list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Read the options of the named subcommand and run it.
+
+    Raises:
+        UsageError: A name, an option or its value is wrong.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from smacv2 import ENGINE_VERSION, __version__
+
+        print(f"smacv2-suite {__version__}, engine rules {ENGINE_VERSION}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        allowed = ", ".join(COMMANDS)
+        hint = did_you_mean(name, COMMANDS)
+        raise UsageError(f'unknown command "{name}"{hint} (allowed: {allowed})')
+    command = COMMANDS[name]
+    parser = Parser(prog=f"smacv2 {name}", description=command.summary, allow_abbrev=False)
+    command.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        return command.run(parser.read(rest))
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def overview() -> str:
+    """Return the text of ``smacv2 --help``."""
+    rows = [f"  {name:<8}{command.summary}" for name, command in COMMANDS.items()]
+    lines = ["usage: smacv2 COMMAND [OPTIONS]", "", *rows, ""]
+    return "\n".join([*lines, "smacv2 COMMAND --help lists the options of a command"])
+
+
+# --- Output --------------------------------------------------------------------------------------
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def print_table(rows: Iterable[dict[str, object]]) -> None:
+    """Print rows with the same keys in columns, numbers to the right."""
+    rows = list(rows)
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    numeric = [isinstance(value, int) for value in rows[0].values()]
+    for line in lines:
+        cells = zip(line, widths, numeric, strict=True)
+        aligned = [
+            text.rjust(width) if right else text.ljust(width) for text, width, right in cells
+        ]
+        print("  ".join(aligned).rstrip())

@@ -1,0 +1,111 @@
+"""Play scripted policies on held-out battles: what a scenario is worth without learning."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from smacv2 import EVALUATION_SEED
+from smacv2.gymnasium_env import SMACv2VectorEnv
+from smacv2.policies import POLICIES, Policy
+
+NUM_ENVS = 256
+"""Battles played at once, at most."""
+
+SEEDS_APART = 2**16
+"""First seeds of neighbouring ``seed`` arguments are this far apart, so that no battles repeat."""
+
+NORMAL_QUANTILE_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Battles:
+    """Finished battles in the order of environment and episode; each array is (episodes,)."""
+
+    episodic_return: np.ndarray
+    episodic_length: np.ndarray
+    battle_won: np.ndarray
+    draw: np.ndarray
+    timeout: np.ndarray
+
+    def summary(self) -> dict[str, object]:
+        """Return counts, the win rate with its interval, and means."""
+        episodes, wins = len(self.battle_won), int(self.battle_won.sum())
+        return {
+            "episodes": episodes,
+            "wins": wins,
+            "draws": int(self.draw.sum()),
+            "timeouts": int(self.timeout.sum()),
+            "win_rate": wins / episodes,
+            "win_rate_interval_95": wilson_interval(wins, episodes),
+            "episodic_return": float(self.episodic_return.mean()),
+            "episodic_length": float(self.episodic_length.mean()),
+        }
+
+
+def play(
+    scenario: str | Path,
+    policy: str,
+    episodes: int,
+    *,
+    seed: int = 0,
+    num_envs: int = NUM_ENVS,
+    num_threads: int | None = None,
+) -> dict[str, object]:
+    """Play a scripted policy on held-out battles; return what ``smacv2 play --json`` prints.
+
+    Args:
+        scenario: A name or the path of a TOML file.
+        policy: A key of ``POLICIES``.
+        episodes: Battles to play.
+        seed: Which set of held-out battles, and the seed of a random policy.
+        num_envs: Battles at once, at most; which battles are played depends on it.
+        num_threads: CPU threads; None takes every core.
+    """
+    num_envs = min(num_envs, episodes)
+    envs = SMACv2VectorEnv(scenario, num_envs, num_threads=num_threads, copy=False)
+    battles = collect(
+        envs, POLICIES[policy](envs, seed), episodes, EVALUATION_SEED + seed * SEEDS_APART
+    )
+    envs.close()
+    asked = {"scenario": envs.scenario.name, "policy": policy, "seed": seed, "num_envs": num_envs}
+    return asked | battles.summary()
+
+
+def collect(envs: SMACv2VectorEnv, policy: Policy, episodes: int, first_seed: int) -> Battles:
+    """Play ``episodes`` battles; environment i plays a fixed share of them from ``first_seed + i``.
+
+    Counting the first battles to end instead would favour short ones.
+    """
+    num_envs = envs.num_envs
+    quota = episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)
+    played = np.zeros(num_envs, np.int64)
+    returns, lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+    ended = []
+    envs.reset(seed=first_seed)
+    while (played < quota).any():
+        resets = envs.backend.state.over != 0
+        _, reward, terminated, truncated, info = envs.step(policy.act())
+        returns[resets] = 0
+        lengths[resets] = 0
+        returns += reward
+        lengths += ~resets
+        done = np.flatnonzero(terminated | truncated)
+        for env in done[played[done] < quota[done]]:
+            won, draw = info["battle_won"][env], info["draw"][env]
+            ended.append((env, returns[env], lengths[env], won, draw, truncated[env]))
+        played[done] += 1
+    _, *columns = zip(*sorted(ended, key=lambda battle: int(battle[0])), strict=True)
+    return Battles(*(np.array(column) for column in columns))
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval for a proportion (Wilson 1927)."""
+    rate, square = successes / trials, NORMAL_QUANTILE_95**2
+    centre = rate + square / (2 * trials)
+    spread = NORMAL_QUANTILE_95 * math.sqrt(
+        rate * (1 - rate) / trials + square / (4 * trials * trials)
+    )
+    low, high = ((centre + sign * spread) / (1 + square / trials) for sign in (-1, 1))
+    return (0.0 if successes == 0 else low, 1.0 if successes == trials else high)

@@ -1,0 +1,197 @@
+"""Measure how fast battles are played, and where the time goes."""
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smacv2.engine.cpu import CpuDriver
+from smacv2.gymnasium_env import SMACv2VectorEnv
+from smacv2.policies import random_legal
+
+if TYPE_CHECKING:
+    from smacv2.engine.cuda import CudaDriver
+
+REPEATS = 5
+WARM_UP_STEPS = 64
+"""Steps before timing starts: battles that all began at once have drifted apart by then."""
+
+NOISE_SETS = 8
+"""Random numbers are drawn once and used in turn: only the masks need be fresh."""
+
+STAGE_SHARE = 0.25
+"""Time for the stages, as a part of the time for the whole step."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The result of a measurement. Rates count steps of battles; resets count as time only."""
+
+    scenario: str
+    num_envs: int
+    threads: int
+    device: str
+    num_agents: int
+    repeats: tuple[float, ...]
+    """Environment steps per second of each repeat."""
+    compile_seconds: float
+    """Time of the first reset and step: compilation, or loading what is cached on disk."""
+    stages: dict[str, float]
+    """Microseconds per environment step. simulate: orders, game loops, reward; observe:
+    observations, state, mask. Resets are the rest. Empty on CUDA."""
+    peak_memory_mb: float
+    """Peak resident memory of the whole process."""
+
+    @property
+    def env_steps_per_second(self) -> float:
+        """The median repeat."""
+        return float(np.median(self.repeats))
+
+    def summary(self) -> dict[str, object]:
+        """Return what ``smacv2 speed --json`` prints."""
+        return {
+            "scenario": self.scenario,
+            "num_envs": self.num_envs,
+            "threads": self.threads,
+            "device": self.device,
+            "env_steps_per_second": round(self.env_steps_per_second, 1),
+            "agent_steps_per_second": round(self.env_steps_per_second * self.num_agents, 1),
+            "compile_seconds": round(self.compile_seconds, 3),
+            "stages": {name: round(value, 4) for name, value in self.stages.items()},
+            "peak_memory_mb": round(self.peak_memory_mb, 1),
+        }
+
+
+def measure(
+    scenario: str | Path,
+    *,
+    num_envs: int = 1024,
+    threads: int | None = None,
+    device: str = "cpu",
+    seconds: float = 5.0,
+) -> Speed:
+    """Time steps under random legal actions, observations, state and mask included.
+
+    Args:
+        scenario: A name or the path of a TOML file.
+        num_envs: Battles at once.
+        threads: CPU threads; None takes every core.
+        device: "cpu" or "cuda".
+        seconds: Timed seconds, shared by the repeats; the stages take a quarter on top.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    envs = SMACv2VectorEnv(scenario, num_envs, device=device, num_threads=threads)
+    choose = _chooser(envs)
+    began = time.perf_counter()
+    envs.reset(seed=0)
+    _step(envs, next(choose))
+    compile_seconds = time.perf_counter() - began
+    _warm_up(envs, choose, seconds)
+    repeats = tuple(_repeat(envs, choose, seconds / REPEATS) for _ in range(REPEATS))
+    stages = _stages(envs, choose, seconds * STAGE_SHARE)
+    envs.close()
+    return Speed(
+        scenario=envs.scenario.name,
+        num_envs=num_envs,
+        threads=threads,
+        device=device,
+        num_agents=envs.num_agents,
+        repeats=repeats,
+        compile_seconds=compile_seconds,
+        stages=stages,
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+def _launch(driver: "CudaDriver") -> None:
+    from numba import cuda
+
+    driver.launch()
+    cuda.synchronize()  # type: ignore[no-untyped-call]
+
+
+def _chooser(envs: SMACv2VectorEnv) -> Iterator[np.ndarray]:
+    """Yield random legal actions for the battles as they stand."""
+    mask = envs.buffers["action_mask"]
+    generator = np.random.default_rng(0)
+    noise = [1 - generator.random(mask.shape, np.float32) for _ in range(NOISE_SETS)]
+    while True:
+        for numbers in noise:
+            yield random_legal(mask, numbers)
+
+
+def _warm_up(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float) -> None:
+    began = time.perf_counter()
+    for _ in range(WARM_UP_STEPS):
+        _step(envs, next(choose))
+        if time.perf_counter() - began > seconds:
+            return
+
+
+def _repeat(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float) -> float:
+    """Return environment steps per second; choosing the actions is not timed."""
+    steps, spent = 0, 0.0
+    while spent < seconds:
+        actions = next(choose)
+        steps += _running(envs)
+        spent += _step(envs, actions)
+    return steps / spent
+
+
+def _step(envs: SMACv2VectorEnv, actions: np.ndarray) -> float:
+    """Play one step and return its seconds.
+
+    On CUDA the battles stay on the device, as for a learner there; that the actions are chosen on
+    the host is not timed.
+    """
+    driver, state = envs.backend.driver, envs.backend.state
+    if isinstance(driver, CpuDriver):
+        return _timed(driver.step, actions)
+    driver.arrays["actions"].copy_to_device(np.ascontiguousarray(actions.T))
+    spent = _timed(_launch, driver)
+    mask = driver.arrays["action_mask"].copy_to_host()
+    envs.backend.outputs.action_mask[...] = np.moveaxis(mask, -1, 0)
+    state.world[...] = driver.arrays["world"].copy_to_host().T
+    return spent
+
+
+def _stages(
+    envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float
+) -> dict[str, float]:
+    """Return microseconds per environment step of each stage; none on CUDA, which fuses them.
+
+    The stages are compiled apart from the whole step, which takes a while the first time.
+    """
+    driver = envs.backend.driver
+    if not isinstance(driver, CpuDriver):
+        return {}
+    driver.simulate(next(choose))
+    driver.show()
+    simulated, shown = 0, 0
+    simulate, observe = 0.0, 0.0
+    while simulate + observe < seconds:
+        actions = next(choose)
+        simulated += _running(envs)
+        simulate += _timed(driver.simulate, actions)
+        shown += envs.num_envs
+        observe += _timed(driver.show)
+        over = envs.backend.state.over != 0
+        if over.any():
+            envs.backend.reset(over)
+    return {"simulate": 1e6 * simulate / max(simulated, 1), "observe": 1e6 * observe / shown}
+
+
+def _running(envs: SMACv2VectorEnv) -> int:
+    """Count the battles that the next step plays on; it resets the others."""
+    return int((envs.backend.state.over == 0).sum())
+
+
+def _timed(function: Callable[..., None], *arguments: Any) -> float:
+    began = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - began

@@ -1,0 +1,583 @@
+"""The hand-computed tests of the battle's rules (mechanics, section 17), in their order.
+
+Orders are given before loop 1. Wind-up of d loops that starts in loop 1 fires in loop 1 + ceil(d);
+a delay of x loops after loop n ends in loop n + ceil(x); a weapon of period p without its random
+delay fires every ceil(p) loops. Nothing regenerates unless a test says so.
+"""
+
+import numpy as np
+import pytest
+
+from smacv2.battle import ORDER_ATTACK, ORDER_IDLE
+from smacv2.engine.fixed import ONE
+from smacv2.engine.sandbox import Sandbox, Unit
+
+X, Y = 8.0, 16.0
+COPIES = 2000
+SIGMAS = 5  # a binomial count leaves this bound once in two million runs
+
+
+def duel(attacker, victim, distance, **settings):
+    """Return a battle in which unit 0 is about to attack the passive unit 1 east of it."""
+    settings = {"jitter": False, "regeneration": False, **settings}
+    target = Unit(victim, X + distance, Y, passive=True)
+    battle = Sandbox([Unit(attacker, X, Y)], [target], **settings)
+    battle.attack(0, 1)
+    return battle
+
+
+def watch(battle, unit, loops):
+    """Play and return the health and shield of a unit after loops 0, 1, ...: ``(loops + 1, 2)``."""
+    seen = [(battle.health(unit), battle.shield(unit))]
+    for _ in range(loops):
+        battle.tick()
+        seen.append((battle.health(unit), battle.shield(unit)))
+    return np.array(seen)
+
+
+def hit_loops(seen):
+    """Return the loops in which a watched unit lost health or shield."""
+    return (np.flatnonzero(np.diff(seen.sum(axis=1)) < 0) + 1).tolist()
+
+
+def hits_until_death(attacker, victim, distance):
+    """Return the (health, shield) lost to each hit of a duel that ends with the victim's death."""
+    seen = watch(duel(attacker, victim, distance), 1, 1000)
+    assert seen[-1, 0] == 0
+    losses = -np.diff(seen, axis=0)
+    return [tuple(loss) for loss in losses if loss.sum() > 0]
+
+
+def within(count, trials, probability):
+    """Return whether a binomial count lies within SIGMAS of its mean."""
+    spread = np.sqrt(trials * probability * (1 - probability))
+    return abs(count - trials * probability) < SIGMAS * spread
+
+
+# --- 1-10: one against one -----------------------------------------------------------------------
+
+
+def test_a_marine_kills_a_marine_with_8_shots_in_loop_100():
+    seen = watch(duel("marine", "marine", 5), 1, 120)
+    assert hit_loops(seen) == [2, 16, 30, 44, 58, 72, 86, 100]
+    assert seen[2, 0] == 39
+    assert seen[99, 0] == 3
+    assert seen[100, 0] == 0
+
+
+def test_marine_shots_are_13_to_16_loops_apart_with_the_odds_of_the_random_delay():
+    battle = duel("marine", "marine", 5, num_envs=COPIES, jitter=True)
+    health = []
+    for _ in range(120):
+        health.append(battle.state.health[:, 1].copy())
+        battle.tick()
+    hits = np.diff(np.array(health), axis=0) < 0
+    assert (hits.sum(axis=0) == 8).all()
+    loops = (np.argwhere(hits.T)[:, 1] + 1).reshape(COPIES, 8)
+    assert (loops[:, 0] == 2).all()
+    intervals = np.diff(loops, axis=1)
+    # 13.773 + U(-1, 2), rounded up.
+    odds = {13: 0.2266 / 3, 14: 1 / 3, 15: 1 / 3, 16: 0.7734 / 3}
+    assert set(np.unique(intervals)) == set(odds)
+    for interval, probability in odds.items():
+        assert within((intervals == interval).sum(), intervals.size, probability)
+    assert loops[:, -1].min() >= 93
+    assert loops[:, -1].max() <= 114
+    assert loops[:, -1].mean() == pytest.approx(2 + 7 * 14.773, abs=0.3)
+
+
+def test_a_marauder_kills_a_stalker_with_9_grenades_in_loop_199():
+    seen = watch(duel("marauder", "stalker", 7.1875), 1, 210)
+    assert hit_loops(seen) == [7 + 24 * shot for shot in range(9)]
+    assert seen[7].tolist() == [80, 60]
+    assert seen[7 + 4 * 24].tolist() == [61, 0]
+    assert seen[198, 0] == 4
+    assert seen[199, 0] == 0
+
+
+def test_a_stalker_needs_10_shots_of_13_for_a_marauder():
+    hits = hits_until_death("stalker", "marauder", 7)
+    assert hits == [(13, 0)] * 9 + [(8, 0)]
+
+
+def test_a_stalker_needs_17_shots_for_a_zealot():
+    hits = hits_until_death("stalker", "zealot", 7)
+    assert hits == [(0, 10)] * 5 + [(9, 0)] * 11 + [(1, 0)]
+
+
+def test_a_stalker_needs_12_shots_for_a_stalker_and_hits_first_in_loop_11():
+    hits = hits_until_death("stalker", "stalker", 7.25)
+    assert hits == [(0, 14)] * 5 + [(3, 10)] + [(13, 0)] * 5 + [(12, 0)]
+    assert hit_loops(watch(duel("stalker", "stalker", 7.25), 1, 20)) == [11]
+
+
+def test_a_zealot_hits_a_marine_twice_a_swing_and_kills_it_in_loop_46():
+    seen = watch(duel("zealot", "marine", 0.875), 1, 60)
+    assert hit_loops(seen) == [1, 6, 21, 26, 41, 46]
+    assert seen[46, 0] == 0
+
+
+def test_a_zealot_kills_a_marine_in_loops_44_to_50():
+    battle = duel("zealot", "marine", 0.875, num_envs=COPIES, jitter=True)
+    deaths = np.zeros(COPIES, int)
+    for loop in range(1, 61):
+        battle.tick()
+        deaths[(battle.state.health[:, 1] == 0) & (deaths == 0)] = loop
+    # 19.199 + U(-1, 2), rounded up, twice: 19 to 22 each.
+    assert deaths.min() == 44
+    assert deaths.max() == 50
+
+
+def test_a_zealot_needs_21_hits_for_a_zealot():
+    hits = hits_until_death("zealot", "zealot", 1.0)
+    assert hits == [(0, 8)] * 6 + [(5, 2)] + [(7, 0)] * 13 + [(4, 0)]
+
+
+def test_a_zergling_needs_35_hits_for_a_zealot():
+    assert hits_until_death("zergling", "zealot", 0.9) == [(0, 5)] * 10 + [(4, 0)] * 25
+
+
+def test_a_marine_needs_29_shots_for_a_zealot():
+    hits = hits_until_death("marine", "zealot", 5)
+    assert hits == [(0, 6)] * 8 + [(3, 2)] + [(5, 0)] * 19 + [(2, 0)]
+
+
+def test_a_marine_needs_30_shots_for_a_stalker():
+    hits = hits_until_death("marine", "stalker", 5)
+    assert hits == [(0, 6)] * 13 + [(3, 2)] + [(5, 0)] * 15 + [(2, 0)]
+
+
+def test_a_marine_needs_30_shots_of_5_for_a_medivac():
+    assert hits_until_death("marine", "medivac", 5) == [(5, 0)] * 30
+
+
+# --- 11: hydralisks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", [1.2, 5.0])
+def test_a_hydralisk_needs_14_hits_for_a_zealot_with_claws_or_spines(distance):
+    hits = hits_until_death("hydralisk", "zealot", distance)
+    assert hits == [(0, 12)] * 4 + [(9, 2)] + [(11, 0)] * 8 + [(3, 0)]
+
+
+def test_a_hydralisk_uses_claws_only_within_half_a_cell():
+    # Claws hit at once after a wind-up of 4.8 loops; spines leave after 3.33 and fly 2.5 a loop.
+    claws = watch(duel("hydralisk", "zealot", 1.125 + 0.5), 1, 10)
+    spines = watch(duel("hydralisk", "zealot", 1.125 + 0.51), 1, 10)
+    assert hit_loops(claws) == [1 + 5]
+    assert hit_loops(spines) == [1 + 4 + 1]
+    far = watch(duel("hydralisk", "zealot", 1.125 + 5), 1, 10)
+    assert hit_loops(far) == [1 + 4 + 3]
+
+
+def test_a_zealot_needs_10_hits_for_a_hydralisk():
+    assert hits_until_death("zealot", "hydralisk", 1.125) == [(8, 0)] * 10
+
+
+# --- 13-16: the colossus -------------------------------------------------------------------------
+
+
+def volley(*offsets):
+    """Return a colossus about to fire at unit 1, with marines beside it at lateral offsets."""
+    x = X + 7.375
+    row = [Unit("marine", x, Y + offset, passive=True) for offset in offsets]
+    battle = Sandbox([Unit("colossus", X, Y)], row, jitter=False)
+    battle.attack(0, 1)
+    return battle
+
+
+def test_a_colossus_kills_a_zergling_with_one_volley():
+    battle = duel("colossus", "zergling", 7.375, regeneration=True)
+    battle.tick(14)
+    assert battle.health(1) == 35
+    battle.tick()
+    assert battle.health(1) == 0
+
+
+def test_a_volley_hits_five_marines_in_a_row_twice_and_the_second_kills_them():
+    battle = volley(0, -1.5, -0.75, 0.75, 1.5)
+    battle.tick(3 + 12)
+    assert [battle.health(unit) for unit in range(1, 6)] == [5] * 5
+    battle.tick(36)
+    assert [battle.health(unit) for unit in range(1, 6)] == [0] * 5
+
+
+def test_beams_hit_the_main_target_in_loop_15_and_its_neighbours_in_loops_8_to_13():
+    offsets = (0, -1.5, -0.75, 0.75, 1.5)
+    battle = volley(*offsets)
+    assert watch(battle, 1, 14)[:, 0].tolist() == [45] * 15
+    battle.tick()
+    assert battle.health(1) == 5
+    for unit in range(2, 6):
+        loops = hit_loops(watch(volley(*offsets), unit, 20))
+        assert len(loops) == 2
+        assert loops[0] >= 8
+        assert loops[1] <= 13
+
+
+def test_beams_reach_a_marine_1_75_beside_the_target_and_miss_one_at_1_80():
+    battle = volley(0, 1.75, -1.80)
+    battle.tick(15)
+    assert battle.health(2) == 5
+    assert battle.health(3) == 45
+
+
+def test_beams_die_with_the_colossus_but_scheduled_hits_still_land():
+    x = X + 7.375
+    row = [Unit("marine", x, Y, passive=True), Unit("marine", x, Y + 0.75, passive=True)]
+    killer = Unit("marine", X + 4, Y + 4, passive=True)
+    battle = Sandbox([Unit("colossus", X, Y, health=1, shield=0)], [*row, killer], jitter=False)
+    battle.attack(0, 1)
+    battle.tick(5)
+    battle.attack(3, 0)  # kills in loop 7; in loop 4 the first beam has touched the neighbour
+    battle.tick(20)
+    assert battle.health(0) == 0
+    assert battle.health(1) == 45
+    assert battle.health(2) < 45
+
+
+# --- 17, 18: banelings ---------------------------------------------------------------------------
+
+
+def test_a_burst_hits_enemies_whose_hull_it_touches_and_no_friend():
+    marines = [
+        Unit("marine", X + 0.8, Y, passive=True),
+        Unit("marine", X, Y + 2.575, passive=True),
+        Unit("marine", X, Y - 2.58, passive=True),
+    ]
+    friend = Unit("zergling", X - 0.8, Y)
+    battle = Sandbox([Unit("baneling", X, Y), friend], marines, jitter=False)
+    battle.attack(0, 2)
+    battle.tick()
+    assert [battle.health(unit) for unit in range(5)] == [0, 35, 10, 10, 45]
+
+
+def test_two_bursts_kill_a_marine_and_each_baneling_bursts_once():
+    bombs = [Unit("baneling", X, Y + 0.4), Unit("baneling", X, Y - 0.4)]
+    battle = Sandbox(bombs, [Unit("marine", X + 0.8, Y, passive=True)], jitter=False)
+    battle.attack(0, 2)
+    battle.tick(10)
+    assert battle.health(2) == 10
+    battle.attack(1, 2)
+    battle.tick(10)
+    assert battle.health(2) == 0
+
+
+def test_a_burst_takes_20_from_a_stalkers_shield_and_35_from_a_zealots():
+    bombs = [Unit("baneling", X, Y + 0.4), Unit("baneling", X, Y - 0.4)]
+    targets = [
+        Unit("stalker", X + 0.9, Y, passive=True),
+        Unit("zealot", X + 1.5, Y + 1, passive=True),
+    ]
+    battle = Sandbox(bombs, targets, jitter=False, regeneration=False)
+    battle.attack(0, 2)
+    battle.tick()
+    assert (battle.health(2), battle.shield(2)) == (80, 60)
+    assert (battle.health(3), battle.shield(3)) == (100, 15)
+    battle.attack(1, 2)
+    battle.tick(4)
+    assert (battle.health(2), battle.shield(2)) == (80, 40)
+    assert (battle.health(3), battle.shield(3)) == (81, 0)
+
+
+def test_a_zealot_that_kills_a_baneling_takes_its_death_burst():
+    battle = duel("zealot", "baneling", 0.875)
+    battle.tick(25)
+    assert battle.health(1) == 30 - 3 * 8
+    assert battle.shield(0) == 50
+    battle.tick()
+    assert battle.health(1) == 0
+    assert battle.shield(0) == 15
+    assert battle.health(0) == 100
+
+
+# --- 19-21: medivacs -----------------------------------------------------------------------------
+
+
+def hospital(*patients, num_attackers=0, **settings):
+    """Return a battle in which medivac 0 heals unit 1; passive enemy marines attack unit 1."""
+    attackers = [
+        Unit("marine", X + 5, Y + 0.8 * n, passive=True) for n in range(max(num_attackers, 1))
+    ]
+    battle = Sandbox([Unit("medivac", X, Y, facing=(0, 1)), *patients], attackers, **settings)
+    battle.heal(0, 1)
+    for attacker in range(num_attackers):
+        battle.attack(1 + len(patients) + attacker, 1)
+    return battle
+
+
+def test_a_medivac_heals_a_marine_from_5_to_45_in_72_loops_for_13_2_energy():
+    battle = hospital(Unit("marine", X, Y + 2, health=5))
+    battle.tick(71)
+    assert battle.health(1) == pytest.approx(5 + 71 * 0.5625)
+    battle.tick()
+    assert battle.health(1) == 45
+    gross = 40 * 0.33
+    assert battle.value("energy", 0) == pytest.approx(50 - gross + 72 * 0.5625 / 16, abs=0.02)
+    battle.tick()
+    assert battle.state.order[0, 0] == ORDER_IDLE
+
+
+def test_50_energy_heal_186_9_life_in_332_loops_and_then_the_beam_breaks():
+    battle = hospital(Unit("marauder", X, Y + 2, health=1))
+    healed, loops = 0.0, 0
+    for loop in range(1, 401):
+        battle.tick()
+        gain = battle.health(1) - 1
+        battle.state.health[:, 1] = ONE
+        healed += gain
+        loops = loop if gain > 0 else loops
+    assert healed == pytest.approx(186.9, abs=0.5)
+    assert loops in (332, 333)
+    assert battle.state.order[0, 0] == ORDER_IDLE
+
+
+def test_a_medivac_without_energy_heals_no_more_than_it_regains():
+    battle = hospital(Unit("marauder", X, Y + 2, health=1))
+    battle.state.energy[:, 0] = 0
+    for _ in range(100):
+        battle.heal(0, 1)
+        battle.tick(8)
+    # 800 loops regain 28.1 energy, which is 85.2 life.
+    assert battle.health(1) - 1 <= 800 * 0.5625 / 16 / 0.33 + 0.1
+
+
+def test_a_healed_marine_outlives_one_marine():
+    battle = hospital(Unit("marine", X, Y + 2), num_attackers=1, num_envs=64)
+    for _ in range(40):
+        battle.tick(8)
+        assert (battle.state.health[:, 1] >= (45 - 2 * 6) * ONE).all()
+        battle.heal(0, 1)
+
+
+def test_a_healed_marine_loses_4_life_a_second_to_two_marines():
+    battle = hospital(Unit("marine", X, Y + 2, health=40), num_attackers=2, num_envs=500)
+    battle.tick(9)  # between the first and the second pair of shots
+    before = battle.state.health[:, 1].mean()
+    battle.tick(74)  # five mean intervals of 14.773 loops
+    lost = (before - battle.state.health[:, 1].mean()) / ONE
+    assert lost == pytest.approx(5 * 2 * 6 - 74 * 0.5625, abs=0.5)
+    assert lost / (74 / 16) == pytest.approx(4.0, abs=0.15)
+
+
+# --- 22-24: approach and range -------------------------------------------------------------------
+
+
+def test_a_zealot_crosses_8_025_cells_in_58_loops_under_three_marine_shots():
+    marine = Unit("marine", X + 9, Y, passive=False)
+    battle = Sandbox([Unit("zealot", X, Y)], [marine], jitter=False, regeneration=False)
+    battle.attack(0, 1)
+    arrival, shots, total = 0, [], 150.0
+    for loop in range(1, 60):
+        battle.tick()
+        gap = X + 9 - battle.position(0)[0] - 0.875
+        if gap <= 0.1 and not arrival:
+            arrival = loop
+        now = battle.health(0) + battle.shield(0)
+        if now < total and loop <= 58:
+            shots.append(loop)
+        total = now
+    assert arrival == 58
+    assert len(shots) == 3
+    assert shots[0] in (24, 25)
+    assert np.diff(shots).tolist() == [14, 14]
+
+
+@pytest.mark.parametrize(
+    ("kind", "after_8_loops", "arrival"),
+    [("marine", 1.125, 15), ("stalker", 1.4766, 11), ("baneling", 1.25, 13)],
+)
+def test_a_move_of_two_cells_takes_its_time_and_ends_on_the_point(kind, after_8_loops, arrival):
+    battle = Sandbox([Unit(kind, X, Y)], [Unit("marine", 30, 30, passive=True)])
+    battle.move(0, X + 2, Y)
+    battle.tick(8)
+    assert battle.position(0)[0] - X == pytest.approx(after_8_loops, abs=0.002)
+    battle.tick(arrival - 9)
+    assert battle.position(0)[0] < X + 2
+    battle.tick()
+    assert battle.position(0) == (X + 2, Y)
+    battle.tick(10)
+    assert battle.position(0) == (X + 2, Y)
+    assert battle.state.order[0, 0] == ORDER_IDLE
+
+
+def test_a_marine_told_east_every_step_walks_1_125_cells_a_step():
+    battle = Sandbox([Unit("marine", X, Y)], [Unit("marine", 30, 30, passive=True)])
+    for step in range(1, 9):
+        battle.move(0, battle.position(0)[0] + 2, Y)
+        battle.tick(8)
+        assert battle.position(0) == (X + 1.125 * step, Y)
+
+
+def test_a_medivac_starts_slowly_and_keeps_its_speed_when_told_east_again():
+    battle = Sandbox([Unit("medivac", X, Y)], [Unit("marine", 30, 30, passive=True)])
+    battle.move(0, X + 2, Y)
+    battle.tick(8)
+    # Acceleration 2.3125 / 256 a loop: between sums of 0..7 and of 1..8 of it.
+    assert 0.25 <= battle.position(0)[0] - X <= 0.33
+    battle.move(0, battle.position(0)[0] + 2, Y)
+    battle.tick(8)
+    assert 1.08 <= battle.position(0)[0] - X <= 1.24
+    for _ in range(3):
+        before = battle.position(0)[0]
+        battle.move(0, before + 2, Y)
+        battle.tick(8)
+    assert battle.position(0)[0] - before == pytest.approx(8 * 2.75 / 16, abs=0.01)
+
+
+def test_a_marine_fires_from_5_75_cells_and_walks_in_from_6():
+    edge = duel("marine", "marine", 5.75)
+    assert hit_loops(watch(edge, 1, 10)) == [2]
+    assert edge.position(0) == (X, Y)
+    beyond = duel("marine", "marine", 6)
+    assert hit_loops(watch(beyond, 1, 10)) == [4]
+    assert beyond.position(0)[0] == pytest.approx(X + 0.25, abs=0.001)
+
+
+# --- 25: regeneration ----------------------------------------------------------------------------
+
+
+def test_a_shield_waits_160_loops_and_comes_back_in_80():
+    battle = Sandbox([Unit("stalker", X, Y)], [Unit("zealot", X + 6, Y, passive=True)])
+    battle.attack(0, 1)
+    loop = 0
+    while battle.shield(1) == 50:
+        battle.tick()
+        loop += 1
+    battle.stop(0)
+    assert battle.shield(1) == 40
+    seen = watch(battle, 1, 250)[:, 1]
+    assert (seen[:161] == 40).all()
+    assert seen[161:241].tolist() == [40 + 0.125 * n for n in range(1, 81)]
+    assert (seen[240:] == 50).all()
+
+
+def test_a_zergling_regains_a_life_every_58_5_loops_also_under_fire():
+    zergling = Unit("zergling", X + 5, Y, health=20, passive=True)
+    battle = Sandbox([Unit("marine", X, Y)], [zergling], jitter=False)
+    battle.tick(585)
+    assert battle.health(1) == pytest.approx(30, abs=0.05)
+    battle.attack(0, 1)
+    battle.tick(30)  # three shots
+    assert battle.health(1) == pytest.approx(30 - 18 + 30 / 58.5, abs=0.05)
+
+
+# --- 26: ties ------------------------------------------------------------------------------------
+
+
+def test_of_two_dying_marines_that_fire_on_one_loop_either_survives_half_the_time():
+    battle = Sandbox(
+        [Unit("marine", X, Y, health=1)], [Unit("marine", X + 5, Y, health=1)], num_envs=COPIES
+    )
+    battle.attack(0, 1)
+    battle.attack(1, 0)
+    battle.tick(2)
+    alive = battle.state.health > 0
+    assert (alive.sum(axis=1) == 1).all()
+    assert within(alive[:, 0].sum(), COPIES, 0.5)
+
+
+def test_two_dying_stalkers_with_missiles_in_flight_both_die():
+    units = [Unit("stalker", x, Y, health=1, shield=0) for x in (X, X + 7)]
+    battle = Sandbox(units[:1], units[1:], num_envs=64)
+    battle.attack(0, 1)
+    battle.attack(1, 0)
+    battle.tick(12)
+    assert (battle.state.health == 0).all()
+
+
+# --- 27: the map's trigger -----------------------------------------------------------------------
+
+
+def test_the_trigger_sends_an_idle_zealot_within_8_loops_straight_at_its_target():
+    battle = Sandbox([Unit("marine", 8, Y)], [Unit("zealot", 24, Y)], num_envs=256, trigger=True)
+    places = []
+    for _ in range(30):
+        places.append(battle.state.x[:, 1].copy())
+        battle.tick()
+    steps = -np.diff(np.array(places), axis=0)  # (loops, copies) westward
+    assert (battle.state.y[:, 1] == Y * ONE).all()
+    waited = (steps == 0).sum(axis=0)
+    assert set(waited) == set(range(8))
+    for copy, wait in enumerate(waited):
+        assert (steps[wait:, copy] == 0.140625 * ONE).all()
+
+
+def test_after_its_target_has_died_an_enemy_waits_at_most_8_loops_for_the_next_order():
+    agents = [Unit("marine", 10, Y, health=1), Unit("marine", 28, Y)]
+    battle = Sandbox(agents, [Unit("zealot", 11, Y)], num_envs=256, trigger=True)
+    idle = np.zeros(256, int)
+    for _ in range(40):
+        battle.tick()
+        dead = battle.state.health[:, 0] == 0
+        idle += dead & (battle.state.order[:, 2] == ORDER_IDLE)
+    assert (battle.state.health[:, 0] == 0).all()
+    assert (battle.state.order_target[:, 2] == 1).all()
+    assert set(idle) == set(range(1, 9))
+
+
+def test_a_committed_enemy_keeps_its_target_whoever_attacks_it():
+    agents = [Unit("marine", 8, Y), Unit("stalker", 16, Y + 12)]
+    battle = Sandbox(agents, [Unit("zealot", 16, Y, passive=False)], trigger=True)
+    battle.tick(8)
+    assert battle.state.order_target[0, 2] == 0
+    battle.attack(1, 2)
+    for _ in range(90):
+        battle.tick()
+        if battle.health(0) > 0:
+            assert battle.state.order_target[0, 2] == 0
+            assert battle.state.order[0, 2] == ORDER_ATTACK
+    assert battle.shield(2) < 50
+
+
+# --- 28-30: orders -------------------------------------------------------------------------------
+
+
+def test_a_move_before_the_shot_leaves_cancels_it_and_costs_no_cooldown():
+    battle = duel("stalker", "marine", 6)
+    battle.tick(3)
+    battle.move(0, X, Y + 2)
+    battle.tick(20)
+    assert battle.health(1) == 45
+    assert battle.value("cooldown", 0) == 0
+
+
+def test_a_move_after_a_zealots_first_hit_does_not_cancel_the_second():
+    battle = duel("zealot", "marine", 0.875)
+    battle.tick()
+    battle.move(0, X - 2, Y)
+    assert hit_loops(watch(battle, 1, 20)) == [5]  # loop 6
+    assert battle.position(0)[0] < X - 1
+
+
+def test_a_passive_unit_under_fire_does_nothing_without_orders():
+    battle = Sandbox([Unit("marine", X, Y, health=200)], [Unit("marine", X + 1, Y)])
+    battle.attack(1, 0)
+    battle.tick(160)
+    assert battle.health(0) < 200
+    assert battle.position(0) == (X, Y)
+    assert battle.health(1) == 45
+
+
+@pytest.mark.parametrize("kind", ["marauder", "zealot", "zergling", "baneling", "colossus"])
+def test_ground_weapons_cannot_hurt_a_medivac(kind):
+    battle = duel(kind, "medivac", 1.5)
+    battle.tick(80)
+    assert battle.health(1) == 150
+    assert battle.health(0) > 0
+
+
+@pytest.mark.parametrize("kind", ["marine", "stalker", "hydralisk"])
+@pytest.mark.parametrize("victim", ["medivac", "colossus"])
+def test_weapons_against_air_hurt_a_medivac_and_a_colossus(kind, victim):
+    battle = duel(kind, victim, 5)
+    before = battle.health(1) + battle.shield(1)
+    battle.tick(40)
+    assert battle.health(1) + battle.shield(1) < before
+
+
+@pytest.mark.parametrize("kind", ["marauder", "zealot", "zergling", "colossus"])
+def test_weapons_against_the_ground_hurt_a_colossus(kind):
+    battle = duel(kind, "colossus", 2)
+    battle.tick(60)
+    assert battle.health(1) + battle.shield(1) < 350
