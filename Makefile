@@ -30,7 +30,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 bench: install
-	$(BIN)/smacv2 speed
+	$(BIN)/python benchmarks/engine_speed.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs build/docs

@@ -48,9 +48,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     target = folder / f"step_{checkpoint.global_step:012d}"
     temporary = Path(tempfile.mkdtemp(prefix=".tmp_", dir=folder))
     _write_files(temporary, checkpoint)
-    manifest = {"global_step": checkpoint.global_step, "files": {}}
-    for name in FILES:
-        manifest["files"][name] = _describe(temporary / name)
+    files = {name: _describe(temporary / name) for name in FILES}
+    manifest = {"global_step": checkpoint.global_step, "files": files}
     write_json(temporary / "manifest.json", manifest)
     temporary.chmod(0o755)
     shutil.rmtree(target, ignore_errors=True)

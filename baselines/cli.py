@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     # Read when PyTorch loads its OpenMP: idle threads that spin longer gain a tenth on idle cores
     # and lose nine tenths where another process wants the same cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         if name not in COMMANDS:
             raise UsageError(expected("command", name, COMMANDS))

@@ -52,7 +52,7 @@ class MappoConfig:
     """Lambda of generalised advantage estimation."""
     update_epochs: int = 4
     """Passes over each rollout."""
-    num_minibatches: int = 4
+    num_minibatches: int = 2
     """Minibatches in a pass, each holding whole sequences of num_envs / num_minibatches envs."""
     clip_coef: float = 0.2
     """Clip range of the policy ratio, and of the value change in normalised units."""

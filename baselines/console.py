@@ -12,13 +12,12 @@ class Progress:
     """Show how a run is going.
 
     Args:
-        title: what runs.
         total_steps: environment steps to go to.
         start_step: environment steps done before this process.
     """
 
-    def __init__(self, title: str, total_steps: int, start_step: int = 0) -> None:
-        self.title, self.total_steps, self.start_step = title, total_steps, start_step
+    def __init__(self, total_steps: int, start_step: int = 0) -> None:
+        self.total_steps, self.start_step = total_steps, start_step
         self.began = time.perf_counter()
         self.live = None
         if sys.stdout.isatty():
@@ -32,7 +31,7 @@ class Progress:
         if self.live is None:
             print("  ".join(f"{name} {value}" for name, value in fields.items()), flush=True)
             return
-        table = Table(title=self.title, show_header=False)
+        table = Table(show_header=False)
         for name, value in fields.items():
             table.add_row(name, value)
         self.live.update(table, refresh=True)

@@ -110,14 +110,15 @@ def play(env: Any, agent: Any, config: EvaluateConfig, first_seed: int) -> Evalu
     generator.manual_seed(config.seed)
     shape = (num_envs, sizes.num_agents, sizes.num_actions)
     hidden = agent.actor.initial_hidden(num_envs, sizes.num_agents).detach()
-    stream = Stream.start(*env.reset(seed=first_seed), hidden)
+    obs, info = env.reset(seed=first_seed)
+    stream = Stream.start(obs, info, hidden)
     played, ended = np.zeros(num_envs, np.int64), []
     while (played < quota).any():
         noise = gumbel_noise(shape, generator) if config.stochastic else None
         with torch.inference_mode():
-            obs = torch.from_numpy(stream.obs).to(device)
+            seen = torch.from_numpy(stream.obs).to(device)
             mask = torch.from_numpy(stream.info["action_mask"]).to(device).bool()
-            actions, _, hidden = agent.act(obs, mask, stream.hidden, noise)
+            actions, _, hidden = agent.act(seen, mask, stream.hidden, noise)
             *_, episodes = stream.advance(env, actions.cpu().numpy(), hidden)
         counted = played[episodes["env"]] < quota[episodes["env"]]
         played[episodes["env"]] += 1

@@ -1,5 +1,7 @@
 """Layers that PyTorch lacks or runs slowly: a GRU over whole rollouts with resets inside."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,9 @@ class GruScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, gates: Tensor, hidden: Tensor, keep: Tensor, weight: Tensor, bias: Tensor):
+    def forward(
+        ctx: Any, gates: Tensor, hidden: Tensor, keep: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
         """Run the scan.
 
         Args:
@@ -51,7 +55,7 @@ class GruScan(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx, grad_outputs: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of gates, hidden, (keep: none), weight and bias."""
         entering, recurrent, new, keep, weight = ctx.saved_tensors
         _, reset, update, part = _gate_views(recurrent)

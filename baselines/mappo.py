@@ -88,7 +88,7 @@ def train(config: MappoConfig) -> tuple[Path, int | None]:
     else:
         run = Run.start("mappo", config, env)
         run.save(save_state(trainer))
-    progress = Progress(str(run.path), config.total_steps, trainer.global_step)
+    progress = Progress(config.total_steps, trainer.global_step)
     try:
         with StopRequest() as stop:
             loop(config, trainer, run, progress, stop)

@@ -64,7 +64,7 @@ class Run:
             UsageError: the folder cannot be made.
         """
         record = describe_run(algorithm, config, env)
-        slug = config.env.rpartition(":")[2].replace("/", "_")
+        slug = env.spec.id.replace("/", "_")
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
         name = f"{slug}__{algorithm}__seed{config.seed}__{stamp}"
         try:
@@ -201,10 +201,10 @@ def derive_seeds(seed: int) -> tuple[int, int]:
 
 def random_states() -> dict[str, Any]:
     """Return the states of the global generators of Python, NumPy and PyTorch, as plain data."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

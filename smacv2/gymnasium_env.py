@@ -293,6 +293,7 @@ class SMACv2VectorEnv(VectorEnv):
                 raise ValueError(f"checkpoint: {name} must have shape {target.shape}, not {shape}")
         for name, target in targets.items():
             target[...] = saved[name]
+        self.backend.driver.upload()
         self._seeded = True
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -124,6 +124,9 @@ class CpuDriver:
         """Observe every battle as it stands."""
         self._run(show_range, *self._battle, *self._brief_tables, self._pathing, *self._views)
 
+    def upload(self) -> None:
+        """Do nothing: the host's battles are the only ones (the CUDA driver has copies)."""
+
     def close(self) -> None:
         """Stop the threads."""
         if self._pool is not None:

@@ -42,8 +42,8 @@ def run_battles(
 class CudaDriver:
     """Runs the rules on arrays in device memory.
 
-    ``reset`` and ``step`` copy the battles to and from host memory, as NumPy users expect. Learners
-    on the same device write actions into ``arrays["actions"]``, call ``launch``, and read the
+    ``reset`` and ``step`` copy the battles to host memory, as NumPy users expect. Learners on the
+    same device write actions into ``arrays["actions"]``, call ``launch``, and read the
     other ``arrays`` in place (``torch.as_tensor`` shares their memory; the battle axis is last).
 
     Raises:
@@ -75,9 +75,10 @@ class CudaDriver:
             )
         )  # fmt: skip
         self.arrays: dict[str, Any] = {
-            name: cuda.to_device(_battle_last(host)) for name, host in self._hosts.items()
+            name: cuda.device_array((*host.shape[1:], num_envs), host.dtype)
+            for name, host in self._hosts.items()
         }
-        self.arrays["actions"] = cuda.to_device(np.zeros((num_agents, num_envs), np.int32))
+        self.arrays["actions"] = cuda.device_array((num_agents, num_envs), np.int32)
         self._all_step = cuda.to_device(np.full(num_envs, STEP_COMMAND, np.int8))
 
     def reset(self, chosen: np.ndarray) -> None:
@@ -89,7 +90,6 @@ class CudaDriver:
 
     def step(self, actions: np.ndarray) -> None:
         """Play one step of every battle with ``actions`` ``(num_envs, num_agents)`` int32."""
-        self.upload()
         self.arrays["actions"].copy_to_device(_battle_last(actions))
         self.launch()
         self.download()

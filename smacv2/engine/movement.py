@@ -283,6 +283,12 @@ def separate(unit, kinds, rules, i, j):
     dy = unit[Y, j] - unit[Y, i]
     weight_i = share(unit, i, moves_i, friends)
     weight_j = share(unit, j, moves_j, friends)
+    if moves_i and moves_j:
+        # Who walks into the other gives way: those behind must not push the ones in front.
+        into_j = dot(unit[VELOCITY_X, i], unit[VELOCITY_Y, i], dx, dy)
+        into_i = -dot(unit[VELOCITY_X, j], unit[VELOCITY_Y, j], dx, dy)
+        weight_i = into_j >= into_i
+        weight_j = into_i >= into_j
     if squared(dx, dy) >= square(reach) or weight_i + weight_j == 0:
         return
     distance = length(dx, dy)
@@ -331,7 +337,7 @@ def settle(unit, kinds, rules, i):
     velocity_x, velocity_y = unit[VELOCITY_X, i], unit[VELOCITY_Y, i]
     lost = -dot(velocity_x, velocity_y, push_x, push_y)
     if 2 * lost > squared(velocity_x, velocity_y) > 0:
-        unit[BLOCKED, i] = min(unit[BLOCKED, i] + 1, MAX_BLOCKED)
+        unit[BLOCKED, i] = MAX_BLOCKED
     elif unit[BLOCKED, i] > 0:
         unit[BLOCKED, i] -= 1
     if unit[BLOCKED, i] == 0:
