@@ -6,7 +6,7 @@
 
 Two things are repaired in every mode because no result depends on them in a reproducible way:
 upstream draws its scenarios from unseeded generators, and ``get_obs`` changes what later calls
-return. Numbers follow ``docs/rules.md``.
+return. The table stands in ``docs/environments.md``.
 """
 
 from typing import NamedTuple

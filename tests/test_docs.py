@@ -29,7 +29,7 @@ def load_tables():
     return module
 
 
-@pytest.mark.parametrize(("page", "code"), examples())
+@pytest.mark.parametrize(("page", "code"), list(examples()))
 def test_the_examples_run(page, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for text in blocks(page, "toml"):  # files the examples read, named in their first line

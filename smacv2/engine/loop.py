@@ -4,7 +4,6 @@ from smacv2.battle import (
     BACKSWING,
     BEAM_TARGET,
     BEAM_TICK,
-    BURSTS,
     CHANCE_ONE,
     COOLDOWN,
     EPISODE,
@@ -98,11 +97,11 @@ def play_tick(unit, world, kinds, rules):
     world[TICK] += 1
     reorder_idle_enemies(unit, world, kinds, rules)
     busy = start_turns(unit, world, kinds, rules)
+    resolve_bursts(unit, world, kinds, rules)
     shuffle(unit, world, busy, STREAM_UPDATE_ORDER, world[TICK])
     for turn in range(busy):
         update(unit, world, kinds, rules, unit[TURN, turn])
-        if world[BURSTS] > 0:
-            resolve_bursts(unit, world, kinds, rules)
+        resolve_bursts(unit, world, kinds, rules)
     move_all(unit, world, kinds, rules)
     for i in range(unit.shape[1]):
         if unit[HEALTH, i] > 0:

@@ -192,6 +192,15 @@ def test_speed_prints_rates_stages_and_memory(capsys, monkeypatch):
     assert "env steps/s" in capsys.readouterr().out
 
 
+def test_a_missing_gpu_is_bad_input(capsys, monkeypatch):
+    def measure(*_, **__):
+        raise RuntimeError("device='cuda' needs an NVIDIA GPU")
+
+    monkeypatch.setattr("smacv2.speed.measure", measure)
+    assert main(["speed", "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.startswith("smacv2: speed: --device cuda: device='cuda' needs")
+
+
 @pytest.mark.slow  # the stages are compiled apart from the step: half a minute the first time
 def test_speed_measures_its_stages(capsys):
     stages = printed_json(capsys, *SPEED)["stages"]

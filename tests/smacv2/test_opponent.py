@@ -120,27 +120,18 @@ def test_a_unit_under_fire_calls_idle_friends_within_4_cells():
 
 
 def test_calls_for_help_are_2_seconds_apart():
-    enemies = [Unit("zealot", X, Y, shield=1000), Unit("zealot", X + 1.5, Y)]
-    battle = Sandbox([Unit("stalker", X - 7, Y)], enemies, jitter=False)
-    battle.attack(0, 1)
-    battle.tick(11)  # first hit: order in loop 1, shot in loop 4, 6 cells at 1.17
-    assert battle.shield(1) == 990
-    battle.stop(0)
-    battle.stop(2)
-    battle.state.passive[:, 1] = 1
-    battle.stop(1)
-    battle.state.x[:, 0] = int((X - 7) * ONE)
-    called = battle.state.helped_at[0, 1]
-    battle.state.passive[:, 1] = 0
-    for _ in range(80):
+    victim = Unit("zealot", X, Y, shield=10_000)
+    battle = Sandbox([Unit("stalker", X - 7, Y)], [victim], regeneration=False)
+    calls = set()
+    for _ in range(200):
         battle.attack(0, 1)
-        battle.state.order[:, 1:] = ORDER_ATTACK
-        battle.state.order_target[:, 1:] = 0
-        battle.tick(3)
-        later = battle.state.helped_at[0, 1]
-        if later != called:
-            assert later - called >= 32
-            called = later
+        battle.attack(1, 0)  # busy, and too slow to get near
+        battle.state.x[:, 1] = X * ONE
+        battle.tick(6)
+        calls.add(int(battle.state.helped_at[0, 1]))
+    gaps = np.diff(sorted(calls)[1:])
+    assert len(gaps) > 5
+    assert gaps.min() >= 32
 
 
 def test_the_trigger_orders_only_idle_enemies_to_attack_the_nearest_agent():
@@ -236,17 +227,3 @@ def test_a_colossus_looks_for_its_next_target_around_the_last_one():
         battle.tick()
     battle.tick()
     assert order(battle, 3) == (ORDER_ACQUIRED, 1)
-
-
-def test_update_order_is_a_fresh_permutation_every_loop():
-    units = [Unit("marine", 4 + n, 4) for n in range(5)]
-    battle = Sandbox(units, [Unit("marine", 28, 28, passive=True)], num_envs=2000)
-    battle.tick()
-    first = battle.state.turn.copy()
-    battle.tick()
-    for turns in (first, battle.state.turn):
-        assert (np.sort(turns, axis=1) == np.arange(6)).all()
-        for place in range(6):
-            counts = np.bincount(turns[:, place], minlength=6)
-            assert (abs(counts - 2000 / 6) < 5 * np.sqrt(2000 * 5 / 36)).all()
-    assert 0.02 < (first == battle.state.turn).all(axis=1).mean() + 0.021 < 0.04
