@@ -49,7 +49,9 @@ def main() -> None:
             report[name] = section()
         except Exception as error:  # a section must not take the others along
             report[name] = {"failed": repr(error), "trace": traceback.format_exc()[-1500:]}
-        print(f"{name}: {time.perf_counter() - start:.0f} s: {str(report[name])[:2000]}", flush=True)
+        print(
+            f"{name}: {time.perf_counter() - start:.0f} s: {str(report[name])[:2000]}", flush=True
+        )
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=1))
     print(table(report))

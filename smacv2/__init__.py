@@ -23,4 +23,10 @@ from smacv2.registration import register_scenario, register_scenarios  # noqa: E
 
 register_scenarios()
 
-__all__ = ["ENGINE_VERSION", "EVALUATION_SEED", "TRAINING_SEEDS", "__version__", "register_scenario"]
+__all__ = [
+    "ENGINE_VERSION",
+    "EVALUATION_SEED",
+    "TRAINING_SEEDS",
+    "__version__",
+    "register_scenario",
+]

@@ -85,7 +85,11 @@ class SMACv2VectorEnv(VectorEnv):
     v0: first release.
     """
 
-    metadata = {"render_modes": [], "render_fps": 2, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": [],
+        "render_fps": 2,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
 
     def __init__(
         self,
@@ -269,8 +273,9 @@ class SMACv2VectorEnv(VectorEnv):
         return array.copy() if self._copy else array
 
     def action_masks(self) -> np.ndarray:
-        """Return the masks as bool ``(num_envs, num_agents * num_actions)`` (sb3-contrib's form)."""
-        return self.backend.outputs.action_mask.reshape(self.num_envs, -1) != 0
+        """Return the masks as bool ``(num_envs, num_agents * num_actions)``, for sb3-contrib."""
+        allowed: np.ndarray = self.backend.outputs.action_mask.reshape(self.num_envs, -1) != 0
+        return allowed
 
     def checkpoint(self) -> dict[str, np.ndarray]:
         """Return copies of everything that ``restore`` needs to go on bit for bit."""
@@ -307,7 +312,7 @@ class SMACv2Env(gymnasium.Env):
     Spaces, options, rewards and infos are those of ``SMACv2VectorEnv`` without the battle axis.
     """
 
-    metadata = {"render_modes": [], "render_fps": 2}
+    metadata: dict[str, Any] = {"render_modes": [], "render_fps": 2}  # noqa: RUF012
 
     def __init__(self, scenario: str | Path | Scenario, **kwargs: Any):
         self._vector = SMACv2VectorEnv(scenario, num_envs=1, num_threads=1, **kwargs)
@@ -331,9 +336,7 @@ class SMACv2Env(gymnasium.Env):
         self._over = False
         return obs[0], self._single(info)
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Play one step with integers ``(num_agents,)``; see ``SMACv2VectorEnv.step``."""
         if self._over:
             raise ResetNeeded("the battle is over; call reset() before the next step()")
@@ -350,8 +353,9 @@ class SMACv2Env(gymnasium.Env):
         return {name: value.item() if name in scalars else value for name, value in first.items()}
 
     def action_masks(self) -> np.ndarray:
-        """Return the masks as bool ``(num_agents * num_actions,)`` (sb3-contrib's form)."""
-        return self._vector.action_masks()[0]
+        """Return the masks as bool ``(num_agents * num_actions,)``, for sb3-contrib."""
+        masks: np.ndarray = self._vector.action_masks()[0]
+        return masks
 
     def close(self) -> None:
         """Release the backend."""

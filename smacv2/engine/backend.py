@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class EngineBackend:
         if device == "cuda":
             from smacv2.engine.cuda import CudaDriver
 
-            self.driver = CudaDriver(self.state, self.tables, self.outputs)
+            self.driver: Any = CudaDriver(self.state, self.tables, self.outputs)
         else:
             threads = num_threads or len(os.sched_getaffinity(0))
             self.driver = CpuDriver(self.state, self.tables, self.outputs, threads)

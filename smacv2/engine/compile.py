@@ -11,27 +11,34 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
-from numba.core import config, types
+from numba.core import config as numba_config
+from numba.core import types
 
+config: Any = numba_config
+njit: Any = numba.njit
+"""Both have more attributes and options than their type stubs know."""
 
-OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
+Rule = Callable[..., Any]
+
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 """``error_model="numpy"`` drops the zero-division branches, which no rule needs. No fast-math: the
 few floating-point operations (observations) must round the same everywhere."""
 
 
-def rule(function: Callable) -> Callable:
+def rule(function: Rule) -> Any:
     """Compile a battle rule for the CPU; the CUDA driver compiles the same function for the GPU."""
-    return _compile_once(numba.njit(**OPTIONS, no_cfunc_wrapper=True)(function))
+    return _compile_once(njit(**OPTIONS, no_cfunc_wrapper=True)(function))
 
 
-def inline_rule(function: Callable) -> Callable:
+def inline_rule(function: Rule) -> Any:
     """Compile a short rule into its callers: worth it where a call would cost more than the body."""
-    return _compile_once(numba.njit(**OPTIONS, no_cfunc_wrapper=True, forceinline=True)(function))
+    return _compile_once(njit(**OPTIONS, no_cfunc_wrapper=True, forceinline=True)(function))
 
 
-def _compile_once(dispatcher: Callable) -> Callable:
+def _compile_once(dispatcher: Any) -> Any:
     """Make rules that call this one see a single signature: every integer and bool as int64.
 
     Numba would compile a rule anew for each mix of int32, int64 and literal arguments, which more
@@ -41,7 +48,7 @@ def _compile_once(dispatcher: Callable) -> Callable:
         return dispatcher
     resolve = dispatcher.get_call_template
 
-    def get_call_template(args: tuple, kwargs: dict) -> tuple:
+    def get_call_template(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return resolve(tuple(map(_widest, args)), kwargs)
 
     dispatcher.get_call_template = get_call_template
@@ -53,12 +60,12 @@ def _widest(argument: types.Type) -> types.Type:
     return types.int64 if isinstance(plain, types.Integer | types.Boolean) else plain
 
 
-def entry_point(function: Callable) -> Callable:
+def entry_point(function: Rule) -> Any:
     """Compile a loop over battles and cache it on disk, with all the rules it calls."""
     user_folder = config.CACHE_DIR
     config.CACHE_DIR = str(cache_folder())
     try:
-        return numba.njit(**OPTIONS, cache=True)(function)
+        return njit(**OPTIONS, cache=True)(function)
     finally:
         config.CACHE_DIR = user_folder
 

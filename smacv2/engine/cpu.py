@@ -65,14 +65,10 @@ def simulate_range(first, last, units, world, kinds, rules, cone, actions, mask)
 
 
 @entry_point
-def show_range(
-    first, last, units, world, sights, kinds, rules, cone, pathing, obs, state, mask
-):
+def show_range(first, last, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
     """Observe battles [first, last) as they stand."""
     for b in range(first, last):
-        show(
-            units[b], world[b], sights[b], kinds, rules, cone, pathing, obs[b], state[b], mask[b]
-        )
+        show(units[b], world[b], sights[b], kinds, rules, cone, pathing, obs[b], state[b], mask[b])
 
 
 class CpuDriver:

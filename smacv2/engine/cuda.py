@@ -29,7 +29,7 @@ def run_battles(
     actions, obs, state, mask, reward, terminated, truncated,
 ):  # fmt: skip
     """Step or reset one battle a thread, each as its command says."""
-    b = cuda.grid(1)
+    b = cuda.grid(1)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
         reward[b] = run_battle(
             commands[b], units[:, :, b], world[:, b], sights[:, :, b], kinds, rules, teams, points,

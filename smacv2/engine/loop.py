@@ -3,7 +3,6 @@
 from smacv2.battle import (
     BACKSWING,
     BEAM_TARGET,
-    BEAM_TICK,
     CHANCE_ONE,
     COOLDOWN,
     EPISODE,

@@ -1,4 +1,4 @@
-"""What standard units do by themselves: the map's trigger and target acquisition (mechanics 6, 11)."""
+"""What standard units do on their own: the map's trigger, target acquisition (mechanics 6, 11)."""
 
 from smacv2.battle import (
     ENERGY,
@@ -21,7 +21,6 @@ from smacv2.battle import (
 )
 from smacv2.engine.compile import rule
 from smacv2.engine.fixed import square
-from smacv2.engine.targets import can_hit, distance_squared, friends, opponents, within
 from smacv2.engine.tables import (
     CALL_PERIOD,
     CALL_RADIUS,
@@ -38,6 +37,7 @@ from smacv2.engine.tables import (
     TRIGGER_PERIOD,
     W_PLANES,
 )
+from smacv2.engine.targets import can_hit, distance_squared, friends, opponents, within
 
 BETTER_CLASS_PERIOD = 4
 """Ticks between looks for a target of a better class (mechanics 6.8)."""

@@ -1,9 +1,9 @@
 """Battles set up by hand: name the units, give orders, play tick by tick.
 
-    battle = Sandbox([Unit("marine", 8, 16)], [Unit("marine", 13, 16, passive=True)], jitter=False)
-    battle.attack(0, 1)
-    battle.tick(2)
-    battle.health(1)  # 39.0: the first shot has landed
+battle = Sandbox([Unit("marine", 8, 16)], [Unit("marine", 13, 16, passive=True)], jitter=False)
+battle.attack(0, 1)
+battle.tick(2)
+battle.health(1)  # 39.0: the first shot has landed
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Who may see, reach and aim at whom: the wrapper's ranges, not the weapons' (smacv2 spec 2.3-2.8)."""
+"""Who may see, reach and aim at whom: the wrapper's ranges, not weapons' (smacv2 spec 2.3-2.8)."""
 
 from smacv2.battle import CHANCE_ONE, HEALTH, LOOKING, SIGHT_SHARED, SPOTTER, STEP, UNIT_TYPE, X, Y
 from smacv2.engine.compile import inline_rule, rule

@@ -1,4 +1,4 @@
-"""A new episode: teams, start positions, capabilities, placement (smacv2 spec 2.9, mechanics 11.7)."""
+"""A new episode: teams, starts, capabilities, placement (smacv2 spec 2.9, mechanics 11.7)."""
 
 from smacv2.battle import (
     ATTACK_CHANCE,

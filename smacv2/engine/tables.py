@@ -12,7 +12,7 @@ import numpy as np
 
 from smacv2.battle import CHANCE_ONE, SPLASH_SLOTS
 from smacv2.engine.compile import inline_rule
-from smacv2.engine.fixed import ONE, to_fixed
+from smacv2.engine.fixed import to_fixed
 from smacv2.layout import Layout
 from smacv2.options import Options
 from smacv2.rules_modes import keeps

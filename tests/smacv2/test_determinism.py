@@ -88,15 +88,18 @@ def small(race):
 
 
 UNCOMPILED = """
+import numba
+assert numba.config.DISABLE_JIT
 from tests.smacv2.golden import digest_of
 from tests.smacv2.test_determinism import small
 for race in ("terran", "protoss", "zerg"):
-    print(digest_of(small(race), num_envs=1))
+    print(digest_of(small(race), num_envs=1, num_steps=60))
 """
 
 
 def test_uncompiled_rules_play_as_compiled_ones_and_never_overflow():
-    compiled = [digest_of(small(race), num_envs=1) for race in ("terran", "protoss", "zerg")]
+    races = ("terran", "protoss", "zerg")
+    compiled = [digest_of(small(race), num_envs=1, num_steps=60) for race in races]
     assert hashes_elsewhere(UNCOMPILED, NUMBA_DISABLE_JIT="1") == compiled
 
 
