@@ -11,13 +11,13 @@ until an environment is made (no numba, no torch, no StarCraft II).
 __version__ = "0.1.0"
 
 ENGINE_VERSION = "1"
-"""Version of the battle rules: it changes whenever the same seed and actions could play differently."""
+"""Version of the battle rules: raised whenever a seed with its actions could play differently."""
 
 EVALUATION_SEED = 2**40
 """First of the seeds reserved for evaluation. Training seeds lie below ``TRAINING_SEEDS``."""
 
 TRAINING_SEEDS = 2**32
-"""Training draws its seeds from ``range(TRAINING_SEEDS)``, so it can never meet an evaluation battle."""
+"""Training draws seeds from ``range(TRAINING_SEEDS)``: it can never meet an evaluation battle."""
 
 from smacv2.registration import register_scenario, register_scenarios  # noqa: E402
 

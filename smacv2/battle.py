@@ -22,7 +22,7 @@ import numpy as np
 
 UNIT_FIELDS = {
     "unit_type": "index into units.toml (alphabetical)",
-    "passive": "1: never acquires targets nor retaliates (the agents' *_RL types), 0: standard type",
+    "passive": "1: acquires no targets and does not retaliate (agents), 0: a standard type",
     "radius": "fixed cells, for ranges and splash; NOT_THERE when dead",
     "x": "fixed cells, east",
     "y": "fixed cells, north",
@@ -33,7 +33,7 @@ UNIT_FIELDS = {
     "push_x": "fixed cells, collision correction of this tick",
     "push_y": "fixed cells, collision correction of this tick",
     "steer": "side on which the unit walks around a blocker: -1 right, 0 straight on, 1 left",
-    "blocked": "ticks in which collisions took most of the movement: counts up while blocked, down while free",
+    "blocked": "ticks in which collisions took most of the movement; counts down while free",
     "health": "fixed hit points; 0 when dead",
     "shield": "fixed hit points",
     "energy": "fixed energy",
@@ -69,8 +69,8 @@ UNIT_FIELDS = {
 """Rows of the ``units`` block in order, with unit of measure. Beam rows follow (``unit_rows``)."""
 
 (
-    UNIT_TYPE, PASSIVE, RADIUS, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y, STEER, BLOCKED,
-    HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET, ORDER_X, ORDER_Y,
+    UNIT_TYPE, PASSIVE, RADIUS, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y,
+    STEER, BLOCKED, HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET, ORDER_X, ORDER_Y,
     COOLDOWN, PHASE, PHASE_TICKS, BACKSWING, WEAPON, SWING_TARGET, SWING_TICKS,
     MISSILE_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON, BEAM_TARGET, BEAM_TICK, BURST,
     ATTACK_CHANCE, HEALTH_LEVEL, LAST_ACTION, LOOKING, SEEN_HEALTH, SEEN_SHIELD, SPOTTER, TURN,

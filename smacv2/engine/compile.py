@@ -34,7 +34,7 @@ def rule(function: Rule) -> Any:
 
 
 def inline_rule(function: Rule) -> Any:
-    """Compile a short rule into its callers: worth it where a call would cost more than the body."""
+    """Compile a short rule into its callers, where a call would cost more than the body."""
     return _compile_once(njit(**OPTIONS, no_cfunc_wrapper=True, forceinline=True)(function))
 
 

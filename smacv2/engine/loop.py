@@ -227,7 +227,7 @@ def run_battle(
     command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, obs, state, mask,
 ):  # fmt: skip
-    """Step one battle, or reset it if so commanded or if it is over (NEXT_STEP); return the reward."""
+    """Step one battle, or reset it if told to or if it is over (NEXT_STEP); return the reward."""
     reward = 0.0
     if command == STEP_COMMAND and not world[OVER]:
         reward = play_step(unit, world, kinds, rules, cone, mask, actions)

@@ -96,7 +96,8 @@ def ratio(numerator, denominator):
 def observe_all(unit, world, sights, kinds, rules, cone, pathing, obs):
     """Fill ``obs`` ``(num_agents, obs_size)``.
 
-    Under ``prob_obs_enemy`` agents spot enemies in random order. Under defect B1 each is observed right after it has spotted, so later spotters do not count for it.
+    Under ``prob_obs_enemy`` agents spot enemies in random order. Under defect B1 each is observed
+    right after it has spotted, so later spotters do not count for it.
     """
     if rules[SHARE_SIGHTS]:
         forget(unit, sights, rules)
