@@ -33,7 +33,7 @@ UNIT_FIELDS = {
     "push_x": "fixed cells, collision correction of this tick",
     "push_y": "fixed cells, collision correction of this tick",
     "steer": "side on which the unit walks around a blocker: -1 right, 0 straight on, 1 left",
-    "blocked": "ticks in which collisions took most of the movement; counts down while free",
+    "blocked": "ticks left of walking around others, set anew when collisions take most of a move",
     "health": "fixed hit points; 0 when dead",
     "shield": "fixed hit points",
     "energy": "fixed energy",
@@ -70,8 +70,8 @@ UNIT_FIELDS = {
 
 (
     UNIT_TYPE, PASSIVE, RADIUS, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y,
-    STEER, BLOCKED, HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET, ORDER_X, ORDER_Y,
-    COOLDOWN, PHASE, PHASE_TICKS, BACKSWING, WEAPON, SWING_TARGET, SWING_TICKS,
+    STEER, BLOCKED, HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET,
+    ORDER_X, ORDER_Y, COOLDOWN, PHASE, PHASE_TICKS, BACKSWING, WEAPON, SWING_TARGET, SWING_TICKS,
     MISSILE_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON, BEAM_TARGET, BEAM_TICK, BURST,
     ATTACK_CHANCE, HEALTH_LEVEL, LAST_ACTION, LOOKING, SEEN_HEALTH, SEEN_SHIELD, SPOTTER, TURN,
 ) = range(len(UNIT_FIELDS))  # fmt: skip

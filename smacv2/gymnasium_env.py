@@ -110,6 +110,8 @@ class SMACv2VectorEnv(VectorEnv):
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
         if max_episode_steps is not None:
+            if max_episode_steps < 1:
+                raise ValueError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
             scenario = dataclasses.replace(scenario, episode_limit=max_episode_steps)
         from smacv2.engine.backend import EngineBackend
 
@@ -194,8 +196,10 @@ class SMACv2VectorEnv(VectorEnv):
             seed = int(np.random.SeedSequence().generate_state(1)[0]) % TRAINING_SEEDS
         if isinstance(seed, int | np.integer):
             seeds = [int(seed) + env for env in range(self.num_envs)]
-        else:
+        elif np.ndim(seed) == 1 and all(isinstance(value, int | np.integer) for value in seed):
             seeds = [int(value) for value in seed]
+        else:
+            raise ValueError(f"seed must be one whole number or {self.num_envs}, not {seed!r}")
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be one number or {self.num_envs}, not {len(seeds)}")
         if min(seeds) < 0 or max(seeds) >= MAX_SEED:

@@ -128,7 +128,6 @@ def die(unit, world, kinds, i):
     unit[VELOCITY_X, i] = 0
     unit[VELOCITY_Y, i] = 0
     unit[BEAM_TARGET, i] = -1
-    unit[SWING_TARGET, i] = -1
     if kinds[unit[UNIT_TYPE, i], K_BURSTS] > 0 and unit[BURST, i] == 0:
         unit[BURST, i] = 1
         world[BURSTS] += 1
@@ -183,7 +182,7 @@ def advance_missile(unit, world, kinds, rules, i):
 
 @rule
 def advance_swing(unit, world, kinds, rules, i):
-    """Land the second hit of a swing when its time has come (mechanics 7.5)."""
+    """Land the second hit of a swing when its time has come, come what may (mechanics 7.5, 8.5)."""
     unit[SWING_TICKS, i] -= ONE
     if unit[SWING_TICKS, i] > 0:
         return

@@ -161,15 +161,15 @@ def update(unit, world, kinds, rules, i):
         advance_missile(unit, world, kinds, rules, i)
     if unit[BEAM_TARGET, i] >= 0:
         advance_beams(unit, world, kinds, rules, i)
+    if unit[SWING_TARGET, i] >= 0:
+        advance_swing(unit, world, kinds, rules, i)
     if unit[HEALTH, i] <= 0:
         return
     cooldown = unit[COOLDOWN, i]
     run_clocks(unit, i)
     if unit[SWING_TARGET, i] >= 0:
-        advance_swing(unit, world, kinds, rules, i)
-        if unit[SWING_TARGET, i] >= 0:
-            halt(unit, i)
-            return
+        halt(unit, i)
+        return
     act(unit, world, kinds, rules, i, cooldown)
 
 

@@ -26,7 +26,7 @@ from smacv2.battle import (
     Y,
 )
 from smacv2.engine.compile import inline_rule, rule
-from smacv2.engine.fixed import ONE, cross, dot, inverse, length, mul, scaled, square, squared
+from smacv2.engine.fixed import ONE, SHIFT, cross, dot, inverse, length, scaled, square, squared
 from smacv2.engine.tables import (
     HEIGHT,
     K_ACCELERATION,
@@ -48,7 +48,12 @@ STEER_MARGIN = ONE // 16
 """Fixed cells between hulls below which a unit counts as standing in the way."""
 
 MAX_BLOCKED = 16
-"""Ticks of obstruction that are counted: up while blocked, down while free."""
+"""Ticks for which a unit goes on walking around others after it was last blocked; with fewer it
+turns back into the same gap again and again."""
+
+SHORTEST_TURN = ONE // 32
+"""Fixed cells left to walk below which a unit no longer turns: rounding makes so short a vector
+point, and the unit vector along it measure, anyhow."""
 
 STEER_TRIES = 3
 """Blockers a unit looks past in one tick before it just pushes on."""
@@ -76,7 +81,8 @@ def walk(unit, kinds, rules, i, dx, dy, reach):
     factor = inverse(distance)
     unit[VELOCITY_X, i] = scaled(dx, speed, factor)
     unit[VELOCITY_Y, i] = scaled(dy, speed, factor)
-    turn(unit, kinds, i, dx, dy, distance, factor)
+    if distance >= SHORTEST_TURN:
+        turn(unit, kinds, i, dx, dy, distance, factor)
 
 
 @inline_rule
@@ -107,8 +113,9 @@ def turn(unit, kinds, i, dx, dy, distance, factor):
     if cross(face_x, face_y, dx, dy) < 0:
         sine = -sine
     cosine = kinds[kind, K_TURN_COS]
-    unit[FACE_X, i] = mul(face_x, cosine) - mul(face_y, sine)
-    unit[FACE_Y, i] = mul(face_x, sine) + mul(face_y, cosine)
+    # Rounded to nearest: rounding down would shorten the vector turn by turn.
+    unit[FACE_X, i] = (dot(face_x, -face_y, cosine, sine) + ONE // 2) >> SHIFT
+    unit[FACE_Y, i] = (dot(face_y, face_x, cosine, sine) + ONE // 2) >> SHIFT
 
 
 @inline_rule

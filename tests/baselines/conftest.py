@@ -16,7 +16,7 @@ ROOT = HERE.parents[1]
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the games are tiny
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def test_a_run_on_battles_resumes_bit_for_bit_and_can_be_evaluated(tmp_path):
         num_envs=16,
         num_steps=40,
         hidden_size=16,
-        num_threads=2,
+        num_threads=1,
     )
     path, _ = mappo.train(config)
     folders = checkpoints.step_folders(path / "checkpoints")
@@ -32,6 +32,6 @@ def test_a_run_on_battles_resumes_bit_for_bit_and_can_be_evaluated(tmp_path):
         assert torch.equal(value, resumed.weights[name]), name
     for name, value in whole.env.items():
         assert (value == resumed.env[name]).all(), name
-    result, _ = evaluate_run(EvaluateConfig(str(path), episodes=8))
+    result, _ = evaluate_run(EvaluateConfig(str(path), num_threads=1, episodes=8))
     assert result["episodes"] == 8
     assert result["environment"]["fingerprint"]["scenario"] == "zerg_5_vs_5"

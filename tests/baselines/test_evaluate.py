@@ -24,13 +24,14 @@ def run(tmp_path_factory):
             num_envs=8,
             num_steps=16,
             hidden_size=16,
+            num_threads=1,
         )
     )
     return path
 
 
 def test_each_env_plays_its_fixed_share(run):
-    result, _ = evaluate_run(EvaluateConfig(str(run), episodes=50, num_envs=16))
+    result, _ = evaluate_run(EvaluateConfig(str(run), num_threads=1, episodes=50, num_envs=16))
     shares = np.bincount(result["battles"]["env"], minlength=16)
     np.testing.assert_array_equal(shares, [4, 4] + [3] * 14)
     assert result["first_seed"] == smacv2.EVALUATION_SEED
@@ -38,7 +39,7 @@ def test_each_env_plays_its_fixed_share(run):
 
 
 def test_numbers_follow_from_the_battles(run):
-    result, path = evaluate_run(EvaluateConfig(str(run), episodes=40))
+    result, path = evaluate_run(EvaluateConfig(str(run), num_threads=1, episodes=40))
     battles = result["battles"]
     wins = sum(battles["battle_won"])
     assert result["wins"] == wins
@@ -52,17 +53,19 @@ def test_numbers_follow_from_the_battles(run):
 
 
 def test_greedy_evaluation_repeats_itself_and_sampling_differs(run):
-    first, _ = evaluate_run(EvaluateConfig(str(run), episodes=30))
-    second, _ = evaluate_run(EvaluateConfig(str(run), episodes=30))
-    sampled, path = evaluate_run(EvaluateConfig(str(run), episodes=30, stochastic=True))
+    first, _ = evaluate_run(EvaluateConfig(str(run), num_threads=1, episodes=30))
+    second, _ = evaluate_run(EvaluateConfig(str(run), num_threads=1, episodes=30))
+    sampled, path = evaluate_run(
+        EvaluateConfig(str(run), num_threads=1, episodes=30, stochastic=True)
+    )
     assert first["battles"] == second["battles"]
     assert first["battles"] != sampled["battles"]
     assert "stochastic" in path.name
 
 
 def test_battles_do_not_depend_on_how_many_are_played(run):
-    few, _ = evaluate_run(EvaluateConfig(str(run), episodes=16, num_envs=8))
-    more, _ = evaluate_run(EvaluateConfig(str(run), episodes=32, num_envs=8))
+    few, _ = evaluate_run(EvaluateConfig(str(run), num_threads=1, episodes=16, num_envs=8))
+    more, _ = evaluate_run(EvaluateConfig(str(run), num_threads=1, episodes=32, num_envs=8))
     for env in range(8):
         returns = [
             [
@@ -87,5 +90,5 @@ def test_evaluate_command_prints_rate_and_interval(run, capsys):
 
 def test_a_named_checkpoint_can_be_evaluated(run):
     first = sorted((run / "checkpoints").iterdir())[0]
-    result, _ = evaluate_run(EvaluateConfig(str(first), episodes=8))
+    result, _ = evaluate_run(EvaluateConfig(str(first), num_threads=1, episodes=8))
     assert result["checkpoint"] == first.name == "step_000000000000"

@@ -20,7 +20,7 @@ CRITICS = pytest.mark.parametrize("critic_input", ["state", "obs"])
 
 
 def small(**changes):
-    fields = {"env": TOY, "num_envs": 6, "num_steps": 20, "hidden_size": 16, "num_threads": 2}
+    fields = {"env": TOY, "num_envs": 6, "num_steps": 20, "hidden_size": 16, "num_threads": 1}
     return MappoConfig(**fields | {"num_minibatches": 1} | changes)
 
 

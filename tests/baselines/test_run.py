@@ -34,7 +34,7 @@ def config(folder, **changes):
         "num_steps": 16,
         "hidden_size": 16,
         "num_minibatches": 2,
-        "num_threads": 2,
+        "num_threads": 1,
     }
     return MappoConfig(**fields | changes)
 

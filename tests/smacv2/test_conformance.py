@@ -550,6 +550,18 @@ def test_a_move_after_a_zealots_first_hit_does_not_cancel_the_second():
     assert battle.position(0)[0] < X - 1
 
 
+def test_the_second_hit_of_a_zealot_that_has_died_still_lands():
+    battle = duel("zealot", "marine", 0.875)
+    battle.state.health[:, 0] = ONE
+    battle.state.shield[:, 0] = 0
+    battle.attack(1, 0)  # fires in loop 2
+    battle.tick(5)
+    assert battle.health(0) == 0
+    assert battle.health(1) == 45 - 8
+    battle.tick(30)
+    assert battle.health(1) == 45 - 2 * 8
+
+
 def test_a_passive_unit_under_fire_does_nothing_without_orders():
     battle = Sandbox([Unit("marine", X, Y, health=200)], [Unit("marine", X + 1, Y)])
     battle.attack(1, 0)

@@ -41,7 +41,9 @@ def test_the_number_of_threads_changes_nothing():
     assert play("terran_10_vs_11", 64, 40) == play("terran_10_vs_11", 64, 40, num_threads=2)
 
 
-@pytest.mark.parametrize("scenario", ["terran_5_vs_5", "zerg_6_vs_5_epo_05", "protoss_5_vs_5_conic"])
+@pytest.mark.parametrize(
+    "scenario", ["terran_5_vs_5", "zerg_6_vs_5_epo_05", "protoss_5_vs_5_conic"]
+)
 @pytest.mark.parametrize("num_envs", [1, 7, 64])
 def test_battle_i_of_n_equals_a_lone_battle_with_the_seed_plus_i(scenario, num_envs):
     batch = SMACv2VectorEnv(scenario, num_envs, num_threads=2)

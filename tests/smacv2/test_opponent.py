@@ -1,4 +1,4 @@
-"""What standard units do by themselves: acquisition, help, healing (mechanics, sections 6, 11, 12)."""
+"""What standard units do by themselves: acquire, help, heal (mechanics, sections 6, 11, 12)."""
 
 import numpy as np
 import pytest
@@ -43,9 +43,7 @@ def test_of_several_threats_the_nearest_is_acquired():
     assert order(battle, 3) == (ORDER_ACQUIRED, 1)
 
 
-def test_a_threat_is_preferred_to_a_nearer_unit_that_cannot_hurt():
-    # A zealot cannot hit a medivac, so for a medivac's escort it is no threat to fear; but a
-    # medivac always counts as one (Liberty): the marine takes whichever is nearer.
+def test_an_idle_medivac_is_as_much_a_threat_as_a_marine():
     agents = [Unit("marine", X - 4, Y), Unit("medivac", X + 3, Y)]
     battle = Sandbox(agents, [Unit("marine", X, Y)])
     battle.tick()
