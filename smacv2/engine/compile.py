@@ -16,6 +16,7 @@ from typing import Any
 import numba
 from numba.core import config as numba_config
 from numba.core import types
+from numba.core.compiler import Compiler
 
 config: Any = numba_config
 njit: Any = numba.njit
@@ -30,12 +31,43 @@ few floating-point operations (observations) must round the same everywhere."""
 
 def rule(function: Rule) -> Any:
     """Compile a battle rule for the CPU; the CUDA driver compiles the same function for the GPU."""
-    return _compile_once(njit(**OPTIONS, no_cfunc_wrapper=True)(function))
+    return _compile_once(njit(**OPTIONS, pipeline_class=RuleCompiler)(function))
 
 
 def inline_rule(function: Rule) -> Any:
     """Compile a short rule into its callers, where a call would cost more than the body."""
-    return _compile_once(njit(**OPTIONS, no_cfunc_wrapper=True, forceinline=True)(function))
+    return _compile_once(njit(**OPTIONS, pipeline_class=RuleCompiler, forceinline=True)(function))
+
+
+class RuleCompiler(Compiler):
+    """Numba's compiler without the wrappers and machine code that only Python's calls need.
+
+    Rules are linked into the loops that Python calls; skipping the rest shortens a first start.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for flag in ("no_compile", "no_cpython_wrapper", "no_cfunc_wrapper"):
+            setattr(self.state.flags, flag, True)
+
+    def compile_extra(self, func: Rule) -> Any:
+        """Compile; the result is known by a token instead of an address."""
+        result = super().compile_extra(func)._replace(entry_point=InnerRule())
+        self.state.targetctx.insert_user_function(
+            result.entry_point, result.fndesc, [result.library]
+        )
+        return result
+
+
+class InnerRule:
+    """Stands for a compiled rule that has no address of its own."""
+
+    def __call__(self, *args: Any) -> None:
+        """Refuse: only compiled code can call a compiled rule."""
+        raise TypeError(
+            "a battle rule can only be called by compiled code; call its py_func, or set "
+            "NUMBA_DISABLE_JIT=1"
+        )
 
 
 def _compile_once(dispatcher: Any) -> Any:
@@ -51,7 +83,11 @@ def _compile_once(dispatcher: Any) -> Any:
     def get_call_template(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return resolve(tuple(map(_widest, args)), kwargs)
 
+    def add_overload(result: Any) -> None:
+        dispatcher.overloads[tuple(result.signature.args)] = result
+
     dispatcher.get_call_template = get_call_template
+    dispatcher.add_overload = add_overload
     return dispatcher
 
 

@@ -49,8 +49,10 @@ def test_stop_clears_the_order_and_the_unit_stands():
 
 
 def test_an_attack_ends_with_its_target_and_the_agent_waits_for_the_next_order():
-    enemies = [Unit("marine", X + 4, Y, health=6, passive=True), Unit("marine", X, Y + 4)]
-    enemies[1] = Unit("marine", X, Y + 4, passive=True)
+    enemies = [
+        Unit("marine", X + 4, Y, health=6, passive=True),
+        Unit("marine", X, Y + 4, passive=True),
+    ]
     box = Sandbox([Unit("marine", X, Y)], enemies)
     act(box, TARGET)
     assert box.health(1) == 0
@@ -69,23 +71,29 @@ def test_an_attack_follows_its_target():
 
 
 def test_an_attack_that_no_weapon_allows_leaves_the_old_order():
-    box = Sandbox([Unit("marauder", X, Y)], [Unit("medivac", X + 4, Y)])
+    enemies = [Unit("medivac", X + 4, Y), Unit("marine", 2, 2, passive=True)]
+    box = Sandbox([Unit("marauder", X, Y)], enemies)
     act(box, NORTH)
     assert box.backend.outputs.action_mask[0, 0, TARGET] == 1
     act(box, TARGET)
-    assert order(box, 0)[0] == ORDER_MOVE
     assert box.state.illegal_actions[0] == 0
-    assert box.position(0) == (X, Y + 2)
+    assert box.position(0) == (X, Y + 2)  # in loop 15 of 16: it has walked on
+    act(box, TARGET)
+    assert order(box, 0)[0] == ORDER_IDLE
+    assert box.health(1) == 150
 
 
-@pytest.mark.parametrize(("health", "energy", "expected"), [(45, 50, 1), (20, 0, 1), (20, 50, 5)])
+@pytest.mark.parametrize(
+    ("health", "energy", "expected"),
+    [(45, 50, ORDER_MOVE), (20, 0, ORDER_MOVE), (20, 50, ORDER_HEAL)],
+)
 def test_healing_the_healthy_or_without_energy_leaves_the_old_order(health, energy, expected):
     agents = [Unit("marine", X, Y + 3, health=health), Unit("medivac", X, Y, energy=energy)]
     box = Sandbox(agents, [Unit("marine", 2, 2, passive=True)], step_mul=1)
     act(box, STOP, NORTH)
+    box.state.energy[:, 1] = energy * ONE
     act(box, STOP, TARGET)
     assert order(box, 1)[0] == expected
-    assert {1: ORDER_MOVE, 5: ORDER_HEAL}[expected] == expected
 
 
 def test_the_same_attack_again_keeps_the_wind_up_and_another_one_cancels_it():
