@@ -160,7 +160,7 @@ def burst(unit, world, kinds, rules, i):
 
 @rule
 def advance_missile(unit, world, kinds, rules, i):
-    """Fly after the target and hit it; a missile is lost if its target dies first (10.1, 10.2)."""
+    """Fly after the target and hit it; a dead target loses the missile (mechanics 10.1, 10.2)."""
     target = unit[MISSILE_TARGET, i]
     if unit[HEALTH, target] <= 0:
         unit[MISSILE_TARGET, i] = -1
@@ -195,7 +195,7 @@ def advance_swing(unit, world, kinds, rules, i):
 
 @rule
 def advance_beams(unit, world, kinds, rules, i):
-    """Sweep this tick's sample points; hit the main target when the beams expire (9.3)."""
+    """Sweep this tick's sample points; hit the main target when they expire (mechanics 9.3)."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(0, kinds)
     unit[BEAM_TICK, i] += 1
@@ -287,7 +287,7 @@ def beam_shooter(unit, kinds, rules, i):
 
 @inline_rule
 def regenerate(unit, world, kinds, i):
-    """Zerg life always; shields once the delay since the last damage has passed; energy (13)."""
+    """Zerg life always; shields some time after the last damage; energy (mechanics 13)."""
     kind = unit[UNIT_TYPE, i]
     regen = kinds[kind, K_HEALTH_REGEN]
     if regen > 0:

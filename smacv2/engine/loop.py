@@ -201,7 +201,7 @@ def act(unit, world, kinds, rules, i, cooldown_before):
 
 @rule
 def kill_below_level(unit, world, kinds, rules):
-    """Kill agents whose health has fallen below their health level (spec 2.6).
+    """Kill agents whose health has fallen below their health level (interface 2.6).
 
     Defect B7 judges by the health at the last observation.
     """
@@ -217,9 +217,9 @@ def kill_below_level(unit, world, kinds, rules):
 @rule
 def show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask):
     """Write what the agents and the critic see, and which actions are available."""
-    observe_all(unit, world, sights, kinds, rules, cone, pathing, obs)
-    write_state(unit, world, kinds, rules, cone, obs, state)
     write_mask(unit, kinds, rules, cone, pathing, mask)
+    observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs)
+    write_state(unit, world, kinds, rules, cone, obs, state)
 
 
 @rule

@@ -69,11 +69,14 @@ def halt(unit, i):
 
 
 @inline_rule
-def walk(unit, kinds, rules, i, dx, dy, reach):
-    """Head along (dx, dy), stopping after ``reach`` fixed cells; face and steer on the way."""
+def walk(unit, kinds, rules, i, dx, dy, distance, reach):
+    """Head along (dx, dy), stopping after ``reach`` fixed cells; face and steer on the way.
+
+    ``distance`` is the length of (dx, dy).
+    """
     if unit[BLOCKED, i] > 0 or unit[STEER, i] != 0:
         dx, dy = steer(unit, kinds, rules, i, dx, dy)
-    distance = length(dx, dy)
+        distance = length(dx, dy)
     if distance == 0:
         halt(unit, i)
         return
@@ -119,9 +122,11 @@ def turn(unit, kinds, i, dx, dy, distance, factor):
 
 
 @inline_rule
-def faces(unit, kinds, i, dx, dy, arc_cos):
-    """Turn towards (dx, dy) if it lies outside the arc; return whether it then lies inside."""
-    distance = length(dx, dy)
+def faces(unit, kinds, i, dx, dy, distance, arc_cos):
+    """Turn towards (dx, dy) if it lies outside the arc; return whether it then lies inside.
+
+    ``distance`` is the length of (dx, dy).
+    """
     least = int(arc_cos) * distance
     if dot(unit[FACE_X, i], unit[FACE_Y, i], dx, dy) >= least:
         return True
@@ -138,7 +143,8 @@ def follow_move_order(unit, kinds, rules, i):
         unit[ORDER, i] = ORDER_IDLE
         halt(unit, i)
         return
-    walk(unit, kinds, rules, i, dx, dy, length(dx, dy))
+    distance = length(dx, dy)
+    walk(unit, kinds, rules, i, dx, dy, distance, distance)
 
 
 @rule

@@ -1,7 +1,7 @@
-"""Observations and state as float32 vectors (smacv2 spec 2.3, 2.4; names in ``layout.py``).
+"""Observations and state as float32 vectors (interface 2.3, 2.4).
 
-Each block is written left to right; ``at`` is the next free column. Features are integer ratios,
-one float32 division each, so they are equal on every machine.
+Names are in ``layout.py``. Each block is written left to right; ``at`` is the next free column.
+Features are integer ratios, one float32 division each, so they are equal on every machine.
 """
 
 from numpy import float32
@@ -29,7 +29,6 @@ from smacv2.engine.fixed import SHIFT, isqrt, squared
 from smacv2.engine.orders import (
     FIRST_LOOK,
     NORTH,
-    can_move,
     is_free,
     on_map,
     to_cell,
@@ -37,10 +36,12 @@ from smacv2.engine.orders import (
 from smacv2.engine.rng import STREAM_SPOTTING_ORDER, shuffle
 from smacv2.engine.sight import forget, in_reach, in_sight, spot, target_of, valid_target
 from smacv2.engine.tables import (
+    ACTION_MASK,
     CONE,
     CONE_ONE,
     EPISODE_LIMIT,
     ERASE_ROWS,
+    FIRST_TARGET,
     HAS_ATTACK_CHANCE,
     HAS_HEALTH_LEVEL,
     HAS_SHIELDS,
@@ -93,8 +94,8 @@ def ratio(numerator, denominator):
 
 
 @rule
-def observe_all(unit, world, sights, kinds, rules, cone, pathing, obs):
-    """Fill ``obs`` ``(num_agents, obs_size)``.
+def observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs):
+    """Fill ``obs`` ``(num_agents, obs_size)``; ``mask`` is that of this very moment.
 
     Under ``prob_obs_enemy`` agents spot enemies in random order. Under defect B1 each is observed
     right after it has spotted, so later spotters do not count for it.
@@ -109,20 +110,31 @@ def observe_all(unit, world, sights, kinds, rules, cone, pathing, obs):
             if unit[HEALTH, agent] > 0:
                 spot(unit, world, sights, kinds, rules, cone, agent)
                 if rules[ERASE_ROWS]:
-                    observe(unit, world, sights, kinds, rules, cone, pathing, agent, obs[agent])
+                    observe(
+                        unit,
+                        world,
+                        sights,
+                        kinds,
+                        rules,
+                        cone,
+                        pathing,
+                        mask,
+                        agent,
+                        obs[agent],
+                    )
     for agent in range(rules[NUM_AGENTS]):
         if not rules[ERASE_ROWS] or unit[HEALTH, agent] <= 0:
-            observe(unit, world, sights, kinds, rules, cone, pathing, agent, obs[agent])
+            observe(unit, world, sights, kinds, rules, cone, pathing, mask, agent, obs[agent])
 
 
 @rule
-def observe(unit, world, sights, kinds, rules, cone, pathing, agent, out):
+def observe(unit, world, sights, kinds, rules, cone, pathing, mask, agent, out):
     """Fill one agent's observation; a dead agent sees zeros (and the time)."""
     at = 0
     if rules[OBS_STARCRAFT]:
         if unit[HEALTH, agent] > 0:
-            at = write_move_block(unit, rules, pathing, agent, out, at)
-            at = write_enemy_rows(unit, sights, kinds, rules, cone, agent, out, at)
+            at = write_move_block(unit, rules, pathing, mask, agent, out, at)
+            at = write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at)
             at = write_ally_rows(unit, world, kinds, rules, cone, agent, out, at)
             write_own_block(unit, kinds, rules, cone, agent, out, at)
         else:
@@ -149,10 +161,10 @@ def write_one_hot(out, at, width, index):
 
 
 @rule
-def write_move_block(unit, rules, pathing, agent, out, at):
+def write_move_block(unit, rules, pathing, mask, agent, out, at):
     """Write the four move directions and, if asked for, the ground around the agent."""
     for action in range(NORTH, FIRST_LOOK):
-        out[at] = float32(1.0) if can_move(unit, rules, pathing, agent, action) else float32(0.0)
+        out[at] = float32(mask[agent, action])
         at += 1
     if rules[OBS_PATHING]:
         for point in range(NUM_AROUND):
@@ -197,7 +209,7 @@ def around(unit, rules, agent, point):
 
 
 @rule
-def write_enemy_rows(unit, sights, kinds, rules, cone, agent, out, at):
+def write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at):
     """Write a row for each enemy: in reach, distance, dx, dy, health, shield, type."""
     width = 4 + rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
     erased = -1
@@ -211,8 +223,10 @@ def write_enemy_rows(unit, sights, kinds, rules, cone, agent, out, at):
         visible = shared and enemy > erased and unit[HEALTH, target] > 0
         if visible and in_sight(unit, kinds, rules, cone, agent, target):
             masked = sights[agent, enemy] & SIGHT_MASKED != 0
-            reachable = slot_in_reach(unit, kinds, rules, cone, agent, enemy)
-            out[at] = float32(1.0) if reachable else float32(0.0)
+            if rules[ACTION_MASK]:
+                out[at] = float32(mask[agent, rules[FIRST_TARGET] + enemy])
+            else:
+                out[at] = float32(slot_in_reach(unit, kinds, rules, cone, agent, enemy))
             write_row(unit, kinds, rules, agent, target, masked, out, at)
         else:
             zero(out, at, at + width)

@@ -45,7 +45,7 @@ BETTER_CLASS_PERIOD = 4
 
 @rule
 def reorder_idle_enemies(unit, world, kinds, rules):
-    """Order every idle enemy to attack the agent nearest to it: the map's trigger (11.4)."""
+    """Order every idle enemy to attack the agent nearest to it (mechanics 11.4)."""
     period = rules[TRIGGER_PERIOD]
     if period == 0 or (world[TICK] - 1) % period != world[TRIGGER_PHASE]:
         return
@@ -81,7 +81,7 @@ def engage(unit, i, target, order):
 
 @rule
 def acquire(unit, kinds, rules, i, centre):
-    """Give an idle unit the best target in scan range, nearest to unit ``centre`` (6.1 to 6.5)."""
+    """Give an idle unit the best target, nearest to unit ``centre`` (mechanics 6.1 to 6.5)."""
     if unit[PASSIVE, i] or kinds[unit[UNIT_TYPE, i], K_SCAN] == 0:
         return
     target = best_target(unit, kinds, rules, i, centre, -1)
@@ -122,7 +122,7 @@ def target_class(unit, kinds, i, j):
 
 @rule
 def look_for_better_class(unit, world, kinds, rules, i):
-    """Switch an acquired target when one of a higher class has come into range (6.4, 6.8)."""
+    """Switch an acquired target when a better one has come into range (mechanics 6.4, 6.8)."""
     if world[TICK] % BETTER_CLASS_PERIOD != 0:
         return
     rank = target_class(unit, kinds, i, unit[ORDER_TARGET, i])
@@ -158,7 +158,7 @@ def retaliate(unit, kinds, i, attacker):
 
 @rule
 def autocast_heal(unit, kinds, rules, i):
-    """Let an idle medivac heal the friend with the least life fraction in range (12.4, 12.5)."""
+    """Let an idle medivac heal the friend with the lowest life fraction (mechanics 12.4, 12.5)."""
     kind = unit[UNIT_TYPE, i]
     if unit[PASSIVE, i] or unit[ENERGY, i] < kinds[kind, K_AUTOCAST_ENERGY]:
         return
@@ -191,7 +191,7 @@ def wants_healing(unit, kinds, i, j):
 
 @rule
 def healed_by_other(unit, kinds, rules, i, target):
-    """Return whether another medivac is healing the target now (at most one may, 12.4)."""
+    """Return whether another medivac is healing the target now (mechanics 12.4)."""
     first, last = friends(unit, rules, i)
     for j in range(first, last):
         if (

@@ -1,4 +1,4 @@
-"""Agents' actions: which are available, and the orders they give (smacv2 spec 2.5, mechanics 4)."""
+"""Agents' actions: which are available, the orders they give (interface 2.5, mechanics 4)."""
 
 from smacv2.battle import (
     ATTACK_CHANCE,
@@ -158,7 +158,7 @@ def order_move(unit, kinds, rules, agent, action):
 
 @rule
 def order_target(unit, world, kinds, rules, cone, agent, slot):
-    """Order an attack or a heal; a refused or repeated order leaves the current one (4.3, 4.5)."""
+    """Order an attack or a heal; a refused or repeated one changes nothing (mechanics 4.3, 4.5)."""
     if rules[HAS_ATTACK_CHANCE]:
         roll = below(word(world, STREAM_ATTACK_ROLL, world[STEP] * ONE + agent), CHANCE_ONE)
         if roll > unit[ATTACK_CHANCE, agent]:

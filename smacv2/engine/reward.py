@@ -1,4 +1,4 @@
-"""What an environment step is worth, and whether it ends the battle (smacv2 spec 2.6)."""
+"""What an environment step is worth, and whether it ends the battle (interface 2.6)."""
 
 from smacv2.battle import (
     DEAD_ALLIES,

@@ -1,4 +1,4 @@
-"""Who may see, reach and aim at whom: the wrapper's ranges, not weapons' (smacv2 spec 2.3-2.8)."""
+"""Who may see, reach and aim at whom: the wrapper's ranges, not weapons' (interface 2.3 to 2.8)."""
 
 from smacv2.battle import CHANCE_ONE, HEALTH, LOOKING, SIGHT_SHARED, SPOTTER, STEP, UNIT_TYPE, X, Y
 from smacv2.engine.compile import inline_rule, rule
@@ -95,7 +95,7 @@ def in_upstream_cone(rules, cone, looking, dx, dy):
 
 @rule
 def spot(unit, world, sights, kinds, rules, cone, agent):
-    """Let an agent tag the enemies it is first to see and draw who else may see them (2.8)."""
+    """Let an agent tag the enemies it is first to see; draw who else may (interface 2.8)."""
     num_agents = rules[NUM_AGENTS]
     for enemy in range(rules[NUM_ENEMIES]):
         target = num_agents + enemy
@@ -112,7 +112,7 @@ def spot(unit, world, sights, kinds, rules, cone, agent):
 
 @rule
 def forget(unit, sights, rules):
-    """Clear the tags of dead enemies and of enemies whose spotter has died (2.8)."""
+    """Clear the tags of dead enemies and of enemies whose spotter has died (interface 2.8)."""
     num_agents = rules[NUM_AGENTS]
     for enemy in range(rules[NUM_ENEMIES]):
         target = num_agents + enemy

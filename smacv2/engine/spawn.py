@@ -1,4 +1,4 @@
-"""A new episode: teams, starts, capabilities, placement (smacv2 spec 2.9, mechanics 11.7)."""
+"""A new episode: teams, starts, capabilities, placement (interface 2.9, mechanics 11.7)."""
 
 from smacv2.battle import (
     ATTACK_CHANCE,
@@ -84,7 +84,7 @@ LONG_AGO = -(1 << 16)
 
 NUM_DIAGONALS = 4
 CENTRE_CLEARANCE = 2 * ONE
-"""Distance along each axis that a surrounding group keeps from the centre (spec 2.9)."""
+"""Distance along each axis that a surrounding group keeps from the centre (interface 2.9)."""
 
 REDRAW = 1 << 16
 """Counter distance between two draws of a whole team."""
@@ -355,7 +355,7 @@ def is_vacant(unit, kinds, pathing, i):
 
 @rule
 def sort_allies(unit, rules):
-    """Number the allies by unit type, then x, then y (upstream's agent ids, spec 2.1)."""
+    """Number the allies by unit type, then x, then y (upstream's agent ids, interface 2.1)."""
     for i in range(1, rules[NUM_AGENTS]):
         kind, x, y = unit[UNIT_TYPE, i], unit[X, i], unit[Y, i]
         j = i - 1

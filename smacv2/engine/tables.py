@@ -31,7 +31,7 @@ from smacv2.scenario import (
 )
 
 TICKS_PER_SECOND = 16
-"""Game loops per game second (mechanics: 1.1)."""
+"""Game loops per game second (mechanics 1.1)."""
 
 # Columns of a unit type. Distances and speeds are fixed cells (per tick), times fixed ticks.
 (
@@ -67,7 +67,7 @@ POSITION_KINDS = {
     FixedPositions: POSITION_FIXED,
 }
 
-# Game constants of the core data (mechanics 6.7, units.json game_constants).
+# Game constants of the core data (mechanics 6.7).
 CALL_FOR_HELP_RADIUS_CELLS = 4.0
 CALL_FOR_HELP_PERIOD_SECONDS = 2.0
 
@@ -80,7 +80,7 @@ CONE_ONE = 1 << 20
 
 SPIRAL_STEP = 0.25
 SPIRAL_RADIUS = 13.0
-"""Cells: spacing and reach of the points that spawning tries around a taken place (11.7)."""
+"""Cells: spacing and reach of the points tried around a taken place (mechanics 11.7)."""
 
 SEED_BITS = 31
 """Bits of the thresholds that cut a random word into unit types."""

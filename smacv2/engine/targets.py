@@ -2,7 +2,7 @@
 
 from smacv2.battle import RADIUS, UNIT_TYPE, X, Y
 from smacv2.engine.compile import inline_rule
-from smacv2.engine.fixed import length, square, squared
+from smacv2.engine.fixed import square, squared
 from smacv2.engine.tables import (
     K_HITS,
     K_PLANES,
@@ -42,13 +42,6 @@ def distance_squared(unit, i, j):
 def radii(unit, i, j):
     """Return the sum of two living units' radii: what separates centre from edge distance."""
     return unit[RADIUS, i] + unit[RADIUS, j]
-
-
-@inline_rule
-def gap(unit, i, j):
-    """Return the edge-to-edge distance of two units; negative when they overlap."""
-    centre = length(unit[X, j] - unit[X, i], unit[Y, j] - unit[Y, i])
-    return centre - radii(unit, i, j)
 
 
 @inline_rule

@@ -47,7 +47,7 @@ from smacv2.engine.tables import (
     W_SLOP,
     weapon_offset,
 )
-from smacv2.engine.targets import gap
+from smacv2.engine.targets import radii
 
 
 @rule
@@ -61,7 +61,10 @@ def fight(unit, world, kinds, rules, i, cooldown_before):
     target = unit[ORDER_TARGET, i]
     if unit[HEALTH, target] <= 0:
         return end_order(unit, i)
-    distance = gap(unit, i, target)
+    dx = unit[X, target] - unit[X, i]
+    dy = unit[Y, target] - unit[Y, i]
+    centre = length(dx, dy)
+    distance = centre - radii(unit, i, target)
     scan = kinds[unit[UNIT_TYPE, i], K_SCAN]
     if unit[ORDER, i] == ORDER_ACQUIRED and distance > scan + ONE:
         return end_order(unit, i)
@@ -69,10 +72,12 @@ def fight(unit, world, kinds, rules, i, cooldown_before):
         return True
     weapon, reach = choose_weapon(unit, kinds, i, target, distance)
     if weapon < 0:
-        approach(unit, kinds, rules, i, target, distance - reach)
+        approach(unit, kinds, rules, i, dx, dy, centre, distance - reach)
         return True
     halt(unit, i)
-    start_shot(unit, world, kinds, rules, i, weapon, cooldown_before)
+    arc_cos = kinds[unit[UNIT_TYPE, i], weapon_offset(weapon, kinds) + W_ARC_COS]
+    if faces(unit, kinds, i, dx, dy, centre, arc_cos):
+        start_shot(unit, world, kinds, rules, i, weapon, cooldown_before)
     return True
 
 
@@ -100,28 +105,19 @@ def choose_weapon(unit, kinds, i, target, distance):
 
 
 @inline_rule
-def approach(unit, kinds, rules, i, target, missing):
-    """Walk towards the target until in range, but not before the backswing is over (7.4)."""
+def approach(unit, kinds, rules, i, dx, dy, distance, missing):
+    """Walk ``missing`` cells along (dx, dy), but not before the backswing ends (mechanics 7.4)."""
     if unit[BACKSWING, i] > 0:
         halt(unit, i)
         return
-    dx = unit[X, target] - unit[X, i]
-    dy = unit[Y, target] - unit[Y, i]
     # One unit of 1/4096 further, so that rounding cannot stop the unit just outside its range.
-    walk(unit, kinds, rules, i, dx, dy, missing + 1)
+    walk(unit, kinds, rules, i, dx, dy, distance, missing + 1)
 
 
 @inline_rule
 def start_shot(unit, world, kinds, rules, i, weapon, cooldown_before):
-    """Face the target; when the cooldown allows, begin the wind-up or fire at once (7.2)."""
-    kind = unit[UNIT_TYPE, i]
-    offset = weapon_offset(weapon, kinds)
-    target = unit[ORDER_TARGET, i]
-    dx = unit[X, target] - unit[X, i]
-    dy = unit[Y, target] - unit[Y, i]
-    if not faces(unit, kinds, i, dx, dy, kinds[kind, offset + W_ARC_COS]):
-        return
-    damage_point = kinds[kind, offset + W_DAMAGE_POINT]
+    """Begin the wind-up, or fire at once, when the cooldown allows it (mechanics 7.2)."""
+    damage_point = kinds[unit[UNIT_TYPE, i], weapon_offset(weapon, kinds) + W_DAMAGE_POINT]
     cooldown = unit[COOLDOWN, i]
     if cooldown > damage_point:
         return
@@ -139,7 +135,7 @@ def start_shot(unit, world, kinds, rules, i, weapon, cooldown_before):
 
 @inline_rule
 def wind_up(unit, world, kinds, rules, i, distance):
-    """Go on winding up; return False if the target has left range plus slop (7.3)."""
+    """Go on winding up; return False if the target has left range plus slop (mechanics 7.3)."""
     weapon = unit[WEAPON, i]
     offset = weapon_offset(weapon, kinds)
     kind = unit[UNIT_TYPE, i]
@@ -155,7 +151,7 @@ def wind_up(unit, world, kinds, rules, i, distance):
 
 @rule
 def fire(unit, world, kinds, rules, i, weapon):
-    """Let the shot leave and start the cooldown with its random delay (1.4, 7.2)."""
+    """Let the shot leave and start the cooldown with its random delay (mechanics 1.4, 7.2)."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(weapon, kinds)
     bits = word(world, STREAM_COOLDOWN, world[TICK] * unit.shape[1] + i)
@@ -168,7 +164,7 @@ def fire(unit, world, kinds, rules, i, weapon):
 
 @rule
 def heal(unit, kinds, rules, i):
-    """Carry out a heal order for one tick: approach, face, restore life for energy (12)."""
+    """Carry out a heal order for one tick: approach, face, give life for energy (mechanics 12)."""
     target = unit[ORDER_TARGET, i]
     kind = unit[UNIT_TYPE, i]
     missing = int(kinds[unit[UNIT_TYPE, target], K_HEALTH] - unit[HEALTH, target])
@@ -176,17 +172,18 @@ def heal(unit, kinds, rules, i):
         end_order(unit, i)
         halt(unit, i)
         return
-    distance = gap(unit, i, target)
     reach = kinds[kind, K_HEAL_RANGE]
     slop = kinds[kind, K_HEAL_SLOP] if unit[PHASE, i] == PHASE_CHANNEL else 0
     dx = unit[X, target] - unit[X, i]
     dy = unit[Y, target] - unit[Y, i]
+    centre = length(dx, dy)
+    distance = centre - radii(unit, i, target)
     if distance > reach + slop:
         unit[PHASE, i] = PHASE_READY
-        walk(unit, kinds, rules, i, dx, dy, distance - reach + 1)
+        walk(unit, kinds, rules, i, dx, dy, centre, distance - reach + 1)
         return
     halt(unit, i)
-    facing = length(dx, dy) == 0 or faces(unit, kinds, i, dx, dy, kinds[kind, K_HEAL_ARC_COS])
+    facing = faces(unit, kinds, i, dx, dy, centre, kinds[kind, K_HEAL_ARC_COS])
     if not facing or healed_by_other(unit, kinds, rules, i, target):
         unit[PHASE, i] = PHASE_READY
         return

@@ -1,4 +1,4 @@
-"""The hand-computed tests of the battle's rules (mechanics, section 17), in their order.
+"""The hand-computed tests of the battle's rules (mechanics 17), in their order.
 
 Orders are given before loop 1. Wind-up of d loops that starts in loop 1 fires in loop 1 + ceil(d);
 a delay of x loops after loop n ends in loop n + ceil(x); a weapon of period p without its random

@@ -1,4 +1,4 @@
-"""Collisions, melee rings, shoving and walking around (mechanics, section 5)."""
+"""Collisions, melee rings, shoving and walking around (mechanics 5)."""
 
 from math import asin, cos, floor, hypot, pi, sin
 

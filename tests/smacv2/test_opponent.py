@@ -1,4 +1,4 @@
-"""What standard units do by themselves: acquire, help, heal (mechanics, sections 6, 11, 12)."""
+"""What standard units do by themselves: acquire, help, heal (mechanics 6, 11, 12)."""
 
 import numpy as np
 import pytest

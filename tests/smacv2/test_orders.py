@@ -1,4 +1,4 @@
-"""From an agent's action to a unit's order (spec 2.5, mechanics 3 and 4)."""
+"""From an agent's action to a unit's order (interface 2.5, mechanics 3 and 4)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What steps are worth and when battles end, in closed forms (spec 2.6)."""
+"""What steps are worth and when battles end, in closed forms (interface 2.6)."""
 
 import numpy as np
 import pytest

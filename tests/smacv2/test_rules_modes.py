@@ -1,4 +1,4 @@
-"""Each defect of upstream that a rules mode keeps, against the repaired rule (spec 3)."""
+"""Each defect of upstream that a rules mode keeps, against the repaired rule (interface 3)."""
 
 from math import atan, cos, pi, sin
 
@@ -151,7 +151,7 @@ def test_b6_the_cone_accepts_what_upstreams_formula_accepts(direction):
     expected = [upstream_accepts(view, np.radians(degree + 0.5)) for degree in range(360)]
     assert accepted.tolist() == expected
     assert np.array_equal(accepted, accepted_degrees(direction, "paper"))
-    # Spec 2.7: north and south 30 degrees, east and west 60, all others 45.
+    # Interface 2.7: north and south 30 degrees, east and west 60, all others 45.
     assert accepted.sum() == {0: 60, 3: 30, 6: 60, 9: 30}.get(direction, 45)
 
 

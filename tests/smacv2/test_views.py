@@ -1,4 +1,4 @@
-"""Observations, state and masks of battles whose every number is known (spec 2.3 to 2.8)."""
+"""Observations, state and masks of battles whose every number is known (interface 2.3 to 2.8)."""
 
 from math import cos, hypot, pi, sin
 
