@@ -1,6 +1,5 @@
 """Play scripted policies on held-out battles: what a scenario is worth without learning."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import numpy as np
 from smacv2 import EVALUATION_SEED
 from smacv2.gymnasium_env import SMACv2VectorEnv
 from smacv2.policies import POLICIES, Policy
+from smacv2.stats import wilson_interval
 
 NUM_ENVS = 256
 """Battles played at once, at most."""
 
 SEEDS_APART = 2**16
 """First seeds of neighbouring ``seed`` arguments are this far apart, so that no battles repeat."""
-
-NORMAL_QUANTILE_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -98,14 +96,3 @@ def collect(envs: SMACv2VectorEnv, policy: Policy, episodes: int, first_seed: in
         played[done] += 1
     _, *columns = zip(*sorted(ended, key=lambda battle: int(battle[0])), strict=True)
     return Battles(*(np.array(column) for column in columns))
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval for a proportion (Wilson 1927)."""
-    rate, square = successes / trials, NORMAL_QUANTILE_95**2
-    centre = rate + square / (2 * trials)
-    spread = NORMAL_QUANTILE_95 * math.sqrt(
-        rate * (1 - rate) / trials + square / (4 * trials * trials)
-    )
-    low, high = ((centre + sign * spread) / (1 + square / trials) for sign in (-1, 1))
-    return (0.0 if successes == 0 else low, 1.0 if successes == trials else high)

@@ -1,7 +1,8 @@
 """Observations and state as float32 vectors (interface 2.3, 2.4).
 
-Names are in ``layout.py``. Each block is written left to right; ``at`` is the next free column.
-Features are integer ratios, one float32 division each, so they are equal on every machine.
+Names are in ``layout.py``. Vectors are zeroed, then each block is written left to right; ``at`` is
+the next free column. Features are integer ratios, one float32 division each, so they are equal on
+every machine.
 """
 
 from numpy import float32
@@ -130,31 +131,26 @@ def observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs):
 @rule
 def observe(unit, world, sights, kinds, rules, cone, pathing, mask, agent, out):
     """Fill one agent's observation; a dead agent sees zeros (and the time)."""
-    at = 0
-    if rules[OBS_STARCRAFT]:
-        if unit[HEALTH, agent] > 0:
-            at = write_move_block(unit, rules, pathing, mask, agent, out, at)
-            at = write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at)
-            at = write_ally_rows(unit, world, kinds, rules, cone, agent, out, at)
-            write_own_block(unit, kinds, rules, cone, agent, out, at)
-        else:
-            zero(out, 0, rules[OBS_SIZE])
+    zero(out)
+    if rules[OBS_STARCRAFT] and unit[HEALTH, agent] > 0:
+        at = write_move_block(unit, rules, pathing, mask, agent, out, 0)
+        at = write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at)
+        at = write_ally_rows(unit, world, kinds, rules, cone, agent, out, at)
+        write_own_block(unit, kinds, rules, cone, agent, out, at)
     if rules[OBS_TIMESTEP]:
         out[rules[OBS_SIZE] - 1] = ratio(world[STEP], rules[EPISODE_LIMIT])
 
 
 @inline_rule
-def zero(out, first, last):
-    """Fill out[first:last] with zeros and return ``last``."""
-    for column in range(first, last):
+def zero(out):
+    """Fill a vector with zeros."""
+    for column in range(out.shape[0]):
         out[column] = float32(0.0)
-    return last
 
 
 @inline_rule
 def write_one_hot(out, at, width, index):
-    """Write ``width`` columns, one at ``index`` where it is inside; return the next column."""
-    zero(out, at, at + width)
+    """Write a one at ``index`` of the next ``width`` columns; return the column after them."""
     if 0 <= index < width:
         out[at + index] = float32(1.0)
     return at + width
@@ -228,8 +224,6 @@ def write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at):
             else:
                 out[at] = float32(slot_in_reach(unit, kinds, rules, cone, agent, enemy))
             write_row(unit, kinds, rules, agent, target, masked, out, at)
-        else:
-            zero(out, at, at + width)
         at += width
     return at
 
@@ -257,14 +251,13 @@ def write_row(unit, kinds, rules, agent, other, masked, out, at):
     out[at + 3] = ratio(dy, sight)
     at += 4
     if masked:
-        columns = rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
-        return zero(out, at, at + columns)
+        return at + rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
     if rules[OBS_ALL_HEALTH]:
         at = write_health(unit, kinds, rules, other, out, at)
     if other < rules[NUM_AGENTS]:
         at = write_capabilities(unit, rules, other, out, at)
         if not rules[SHOW_ALLY_TYPES]:
-            return zero(out, at, at + rules[TYPE_BITS])
+            return at + rules[TYPE_BITS]
     return write_one_hot(out, at, rules[TYPE_BITS], kinds[unit[UNIT_TYPE, other], K_TYPE_BIT])
 
 
@@ -322,8 +315,6 @@ def write_ally_rows(unit, world, kinds, rules, cone, agent, out, at):
             out[at] = float32(1.0)
             write_row(unit, kinds, rules, agent, ally, False, out, at)
             write_one_hot(out, at + width, actions, last_action(unit, world, ally))
-        else:
-            zero(out, at, at + width + actions)
         at += width + actions
     return at
 
@@ -369,6 +360,7 @@ def write_state(unit, world, kinds, rules, cone, obs, state):
             for column in range(rules[OBS_SIZE]):
                 state[agent * rules[OBS_SIZE] + column] = obs[agent, column]
         return
+    zero(state)
     at = 0
     for ally in range(rules[NUM_AGENTS]):
         at = write_state_row(unit, kinds, rules, cone, ally, state, at)
@@ -390,7 +382,7 @@ def write_state_row(unit, kinds, rules, cone, i, state, at):
         width = 3 + rules[HAS_SHIELDS] + rules[TYPE_BITS]
         if ally:
             width += 1 + rules[HAS_ATTACK_CHANCE] + rules[HAS_HEALTH_LEVEL] + 2 * rules[CONE]
-        return zero(state, at, at + width)
+        return at + width
     state[at] = health_feature(unit, kinds, rules, i)
     at += 1
     if ally:

@@ -26,6 +26,7 @@ from smacv2.battle import (
 )
 from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.fixed import ONE, SHIFT
+from smacv2.engine.opponent import wants_healing
 from smacv2.engine.rng import STREAM_ATTACK_ROLL, below, word
 from smacv2.engine.sight import in_reach, target_of, valid_target
 from smacv2.engine.tables import (
@@ -35,7 +36,6 @@ from smacv2.engine.tables import (
     HEIGHT,
     K_COLLISION,
     K_HEALS,
-    K_HEALTH,
     MOVE_AMOUNT,
     MOVE_CHECK,
     NUM_ACTIONS,
@@ -168,9 +168,7 @@ def order_target(unit, world, kinds, rules, cone, agent, slot):
         return
     heals = kinds[unit[UNIT_TYPE, agent], K_HEALS]
     if heals:
-        if unit[HEALTH, target] >= kinds[unit[UNIT_TYPE, target], K_HEALTH]:
-            return
-        if unit[ENERGY, agent] <= 0:
+        if unit[ENERGY, agent] <= 0 or not wants_healing(unit, kinds, agent, target):
             return
     elif not can_hit(unit, kinds, agent, target):
         return

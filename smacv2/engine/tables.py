@@ -1,8 +1,7 @@
 """Scenario and options as the integer tables that rules read.
 
-``kinds``  ``(num_unit_types, NUM_KIND)`` int32: one row a unit type, weapons included.
-``rules``  ``(NUM_RULES,)`` int32: sizes, switches and scales of one scenario with its options.
-``draws``  ``(rows, columns)`` int32: team lists and start points of "fixed" distributions.
+``kinds`` has a row for each unit type, weapons included; ``rules`` holds sizes, switches and scales
+of one scenario with its options; the others are listed in ``Tables``.
 """
 
 from dataclasses import dataclass
@@ -46,10 +45,10 @@ TICKS_PER_SECOND = 16
 # Columns of a weapon, relative to the weapon's own offset.
 (
     W_PLANES, W_DELIVERY, W_RANGE, W_SLOP, W_ARC_COS, W_PERIOD, W_JITTER_LOW, W_JITTER_SPAN,
-    W_DAMAGE_POINT, W_BACKSWING, W_HITS, W_SECOND_HIT, W_SPEED, W_BURST_RADIUS, W_MOVING_FIRE,
+    W_DAMAGE_POINT, W_BACKSWING, W_HITS, W_SECOND_HIT, W_SPEED, W_BURST_RADIUS,
     W_BEAM_POINTS, W_BEAM_SPACING, W_BEAM_POINT_TICKS, W_BEAM_RADIUS, W_BEAM_SPLASH_TICKS,
     W_BEAM_EXPIRE_TICKS, W_DAMAGE,
-) = range(22)  # fmt: skip
+) = range(21)  # fmt: skip
 
 DELIVER_INSTANT, DELIVER_MISSILE, DELIVER_BEAM, DELIVER_BURST = range(4)
 DELIVERIES = ("instant", "missile", "beam", "burst")
@@ -236,7 +235,6 @@ def weapon_columns(weapon: Weapon) -> dict[int, int]:
         W_SECOND_HIT: to_ticks(weapon.second_hit_seconds),
         W_SPEED: per_tick(weapon.missile_speed),
         W_BURST_RADIUS: to_fixed(weapon.burst_radius),
-        W_MOVING_FIRE: weapon.moving_fire,
     }
     if weapon.beam is not None:
         splash_ticks = round(weapon.beam.splash_delay_seconds * TICKS_PER_SECOND)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from smacv2.gymnasium_env import SMACv2VectorEnv
-from smacv2.play import collect, play, wilson_interval
+from smacv2.play import collect, play
 from smacv2.policies import POLICIES, NearestPolicy, StopPolicy, random_legal
 from smacv2.scenario import load_unit_types
+from smacv2.stats import wilson_interval
 
 MEDIVAC = load_unit_types()["medivac"].index
 CELL = 4096
