@@ -137,7 +137,7 @@ class QuickstartConfig:
 
     seed: int = 1
     """Seed of the run; 0 to 2**32 - 1."""
-    total_steps: int = 2_000_000
+    total_steps: int = 2_500_000
     """Environment steps to train for."""
     episodes: int = 1024
     """Held-out battles in the final evaluation."""
