@@ -41,3 +41,10 @@ def test_the_installed_version_is_the_packages():
     except PackageNotFoundError:
         pytest.skip("runs from a checkout that is not installed (make install)")
     assert installed["Version"] == smacv2.__version__
+
+
+def test_a_battle_of_ten_against_ten_takes_less_than_40_kilobytes() -> None:
+    import gymnasium
+
+    envs = gymnasium.make_vec("smacv2/terran_10_vs_10-v0", num_envs=2)
+    assert sum(array.nbytes for array in envs.unwrapped.checkpoint().values()) / 2 < 40_000
