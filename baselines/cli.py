@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from baselines.config import EvaluateConfig, MappoConfig, QuickstartConfig
+from baselines.config import EvaluateConfig, MappoConfig, QuickstartConfig, recorded_config
 from baselines.errors import UsageError, expected
 
 # name: (summary, config, module and function that take it and return the exit status)
@@ -41,24 +41,45 @@ CHANGEABLE = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; return its exit status, 2 for bad input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        print(f"baselines: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # as in `baselines mappo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Read the flags of the named subcommand and run it.
+
+    Raises:
+        UsageError: a name, a flag or its value is wrong.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from smacv2 import ENGINE_VERSION, __version__
+
+        print(f"smacv2-suite {__version__}, engine rules {ENGINE_VERSION}")
+        return 0
     name, *rest = arguments
     # Read when PyTorch loads its OpenMP: idle threads that spin longer gain a tenth on idle cores
     # and lose nine tenths where another process wants the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    try:
-        if name not in COMMANDS:
-            raise UsageError(expected("command", name, COMMANDS))
-        _, config_class, target = COMMANDS[name]
-        config = parse(name, config_class, rest)
-        if name in RESUMABLE and config.resume:
-            config = resumed_config(name, config_class, config.resume, rest)
-        return load(target)(config)
-    except UsageError as error:
-        print(f"baselines: {error}", file=sys.stderr)
-        return 2
+    if name not in COMMANDS:
+        raise UsageError(expected("command", name, COMMANDS))
+    _, config_class, target = COMMANDS[name]
+    config = parse(name, config_class, rest)
+    if name in RESUMABLE and config.resume:
+        config = resumed_config(name, config_class, config.resume, rest)
+    return load(target)(config)
 
 
 def overview() -> str:
@@ -127,9 +148,9 @@ def resumed_config(name: str, config_class: type, folder: str, arguments: Sequen
     if algorithm != name:
         raise UsageError(f"--resume {folder}: that is a run of {algorithm}, not of {name}")
     try:
-        saved = config_class(**fields | {"env_option": tuple(fields["env_option"])})
-    except (TypeError, KeyError) as error:
-        raise UsageError(f"--resume {folder}: its config.json has other fields: {error}") from error
+        saved = recorded_config(config_class, fields)
+    except (TypeError, UsageError) as error:
+        raise UsageError(f"--resume {folder}: {error}") from error
     config = parse(name, config_class, arguments, saved)
     for field in dataclasses.fields(config_class):
         recorded, given = getattr(saved, field.name), getattr(config, field.name)

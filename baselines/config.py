@@ -4,11 +4,14 @@ It stands apart from the algorithms because those import PyTorch, and `--help` m
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from baselines.errors import UsageError
+
+MAX_ENVS = 2**16  # env i plays the stream of seed + i; `run.derive_seeds` leaves room for so many
+MAX_HIDDEN_SIZE = 2**16
 
 Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
@@ -91,8 +94,10 @@ class MappoConfig:
     def __post_init__(self) -> None:
         """Refuse values that no run could use, each with one line."""
         check_seed(self.seed)
-        for name in ("total_steps", "num_envs", "num_steps", "hidden_size", "update_epochs"):
+        for name in ("total_steps", "num_steps", "update_epochs"):
             check_range(name, getattr(self, name), low=1)
+        check_range("num_envs", self.num_envs, low=1, high=MAX_ENVS)
+        check_range("hidden_size", self.hidden_size, low=1, high=MAX_HIDDEN_SIZE)
         check_range("num_minibatches", self.num_minibatches, low=1, high=self.num_envs)
         check_range("keep_checkpoints", self.keep_checkpoints, low=1)
         for name in ("gamma", "gae_lambda"):
@@ -151,6 +156,33 @@ class QuickstartConfig:
         check_seed(self.seed)
         check_range("total_steps", self.total_steps, low=1)
         check_range("episodes", self.episodes, low=1)
+
+
+def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
+    """Return the config that a config.json holds.
+
+    Raises:
+        UsageError: a field is missing, unknown or of another type, or no run could use its value.
+    """
+    known = {field.name for field in dataclasses.fields(config_class)}
+    wrong = [f"{name} is missing" for name in sorted(known - set(fields))]
+    wrong += [f"{name} is unknown" for name in sorted(set(fields) - known)]
+    wrong += [
+        f"{field.name} is {fields[field.name]!r}"
+        for field in dataclasses.fields(config_class)
+        if field.name in fields and not _same_type(fields[field.name], field.default)
+    ]
+    if wrong:
+        raise UsageError(f"config.json has other fields: {', '.join(wrong)}")
+    return config_class(**fields | {"env_option": tuple(fields["env_option"])})
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
 
 
 def check_seed(seed: int) -> None:

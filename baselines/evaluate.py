@@ -17,15 +17,16 @@ from torch.utils.tensorboard import SummaryWriter
 import smacv2
 from baselines import checkpoints
 from baselines.checkpoints import Checkpoint, write_json
-from baselines.config import EvaluateConfig
-from baselines.errors import UsageError
+from baselines.config import EvaluateConfig, MappoConfig, recorded_config
+from baselines.errors import UsageError, expected
 from baselines.networks import gumbel_noise
 from baselines.rollout import Stream
 from baselines.run import plain, prepare_torch, read_record
 from baselines.stats import wilson_interval
 from baselines.vector_envs import make_env
 
-ALGORITHMS = {"mappo": "baselines.mappo"}  # modules with `load_policy`
+# name: (module with `load_policy`, what its record holds)
+ALGORITHMS = {"mappo": ("baselines.mappo", MappoConfig)}
 SEEDS_APART = 2**16  # held-out sets of different --seed do not overlap below this many envs
 
 
@@ -63,8 +64,8 @@ def evaluate_run(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     num_envs = min(config.num_envs, config.episodes)
     if num_envs > SEEDS_APART:
         raise UsageError(f"--num-envs {config.num_envs}: it must be at most {SEEDS_APART}")
+    module = importlib.import_module(policy_module(run, record))
     env = make_env(record["environment"]["id"], num_envs, record["config"]["env_option"])
-    module = importlib.import_module(ALGORITHMS[record["algorithm"]])
     agent = module.load_policy(record["config"], checkpoint, env, config.device)
     first_seed = smacv2.EVALUATION_SEED + config.seed * SEEDS_APART
     began = time.perf_counter()
@@ -93,6 +94,22 @@ def find(path: Path) -> tuple[Path, dict[str, Any], Checkpoint, Path]:
         return run, read_record(run), checkpoints.load(path), path
     record = read_record(path)
     return path, record, *checkpoints.load_latest(path / "checkpoints", clean=False)
+
+
+def policy_module(run: Path, record: dict[str, Any]) -> str:
+    """Return the module that loads a run's policy.
+
+    Raises:
+        UsageError: the record names no known algorithm, or its config is not one of that algorithm.
+    """
+    if record["algorithm"] not in ALGORITHMS:
+        raise UsageError(f"{run}: {expected('algorithm', record['algorithm'], ALGORITHMS)}")
+    module, config_class = ALGORITHMS[record["algorithm"]]
+    try:
+        recorded_config(config_class, record["config"])
+    except UsageError as error:
+        raise UsageError(f"{run}: {error}") from error
+    return module
 
 
 def play(env: Any, agent: Any, config: EvaluateConfig, first_seed: int) -> Evaluation:
@@ -148,8 +165,9 @@ def store(run: Path, result: dict[str, Any], seed: int) -> Path:
     """Write the result into the run folder and its `eval/*` scalars to TensorBoard."""
     folder = run / "evaluations"
     folder.mkdir(exist_ok=True)
-    step, mode, episodes = result["global_step"], result["mode"], result["episodes"]
-    path = folder / f"step_{step:012d}__{mode}__{episodes}__seed{seed}.json"
+    step, mode = result["global_step"], result["mode"]
+    battles = f"{result['episodes']}__envs{result['num_envs']}__seed{seed}"
+    path = folder / f"step_{step:012d}__{mode}__{battles}.json"
     write_json(path, result)
     if mode == "greedy":
         with SummaryWriter(str(run), filename_suffix=".eval") as writer:

@@ -218,9 +218,15 @@ def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
 
 
 def update(config: MappoConfig, trainer: Trainer, actor_hidden: Tensor) -> dict[str, float]:
-    """Improve actor and critic on the rollout in the buffer; return the means of the losses."""
+    """Improve actor and critic on the rollout in the buffer; return the means of the losses.
+
+    A rollout of reset rows alone teaches nothing: it changes no weight and has no losses.
+    """
     agent, buffer = trainer.agent, trainer.buffer
     values, critic_hidden = predict_values(agent, buffer, trainer.critic_hidden)
+    if not live_entries(buffer).any():
+        trainer.critic_hidden = critic_hidden
+        return {}
     targets = make_targets(config, agent, buffer, values)
     variance = explained_variance(agent, buffer, targets)
     if not config.value_norm_per_minibatch:
@@ -353,9 +359,14 @@ def make_targets(
     return Targets(values[:-1], advantages, returns)
 
 
+def live_entries(buffer: RolloutBuffer) -> Tensor:
+    """Return (num_steps, num_envs, num_agents) flags: the agent fights, and it is no reset row."""
+    return buffer.alive[:-1] & buffer.valid[:-1].unsqueeze(-1)
+
+
 def normalise_advantages(agent: Agent, buffer: RolloutBuffer, advantages: Tensor) -> Tensor:
     """Return advantages with mean 0 and deviation 1 over the live entries of the whole batch."""
-    live = buffer.alive[:-1] & buffer.valid[:-1].unsqueeze(-1)
+    live = live_entries(buffer)
     entries = advantages.expand(*live.shape)[live]
     return (advantages - entries.mean()) / (entries.std(correction=0) + 1e-5)
 

@@ -34,6 +34,7 @@ from baselines.checkpoints import Checkpoint, write_json
 from baselines.errors import UsageError
 
 PACKAGES = ("gymnasium", "numba", "numpy", "safetensors", "tensorboard", "torch", "tyro")
+RECORD = {"algorithm": str, "config": dict, "environment": dict, "resumed": list}  # always there
 
 
 class Run:
@@ -226,14 +227,26 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return the content of a run's config.json.
 
     Raises:
-        UsageError: `path` is not a run folder.
+        UsageError: `path` is not a run folder, or its record lacks something.
     """
     try:
         record = json.loads((path / "config.json").read_text())
-        record["config"], record["algorithm"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a run folder (no readable config.json in it)") from error
+    lacking = _lacking(record, RECORD, "")
+    lacking = lacking or _lacking(
+        record["environment"], {"id": str, "fingerprint": dict}, "environment."
+    )
+    if lacking:
+        raise UsageError(f"{path}: its config.json is damaged: no {' and no '.join(lacking)}")
     return record
+
+
+def _lacking(content: Any, promised: dict[str, type], prefix: str) -> list[str]:
+    found = content if isinstance(content, dict) else {}
+    return [
+        prefix + name for name, kind in promised.items() if not isinstance(found.get(name), kind)
+    ]
 
 
 def describe_run(algorithm: str, config: Any, env: Any) -> dict[str, Any]:

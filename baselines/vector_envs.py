@@ -10,6 +10,13 @@ import gymnasium
 
 from baselines.errors import UsageError, expected
 
+# What a wrong option, a missing driver or too many battles raise while an environment is made.
+FAILURES = (
+    *(TypeError, ValueError, KeyError, RuntimeError, ImportError, MemoryError, OverflowError),
+    gymnasium.error.Error,
+)
+NOT_OPTIONS = ("id", "num_envs", "vector_kwargs", "wrappers")  # keywords of gymnasium.make_vec
+
 
 def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> Any:
     """Make a vector environment that keeps the contract of docs/baselines.md.
@@ -20,14 +27,14 @@ def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> Any:
         options: `key=value` texts, passed to the environment as keywords.
 
     Raises:
-        UsageError: the id, an option or its value is not known.
+        UsageError: the id, an option or its value is not known, or the machine cannot make it.
     """
     name, keywords = resolve_id(env_id), parse_options(options)
     try:
         env = gymnasium.make_vec(name, num_envs=num_envs, **keywords)
-    except (TypeError, ValueError, KeyError, gymnasium.error.Error) as error:
-        given = " ".join(f"--env-option {option}" for option in options)
-        raise UsageError(f"{name} {given}: {first_line(error)}") from error
+    except FAILURES as error:
+        given = [f"--num-envs {num_envs}", *(f"--env-option {option}" for option in options)]
+        raise UsageError(f"{name} {' '.join(given)}: {first_line(error)}") from error
     lacking = [name for name in ("num_agents", "state_size") if not hasattr(env.unwrapped, name)]
     if lacking:
         env.close()
@@ -64,6 +71,9 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(f"--env-option {option}: it must look like key=value")
+        if key in NOT_OPTIONS:
+            hint = "; use --num-envs" if key == "num_envs" else ""
+            raise UsageError(f"--env-option {option}: {key} is no environment option{hint}")
         parsed[key] = _parse_value(value)
     return parsed
 

@@ -14,12 +14,23 @@ from gymnasium.vector.utils import batch_space
 from smacv2 import TRAINING_SEEDS
 from smacv2.battle import OUTCOME_DRAWN, OUTCOME_WON
 from smacv2.options import Options
-from smacv2.scenario import Scenario, load_scenario
+from smacv2.scenario import MAX_EPISODE_LIMIT, Scenario, load_scenario
 from smacv2.schema import did_you_mean
 
 BACKENDS = ("engine",)
 MAX_SEED = 2**63
+MAX_ENVS = 2**20
+MAX_THREADS = 1024
 RESET_OPTIONS = ("reset_mask",)
+
+
+def _whole(name: str, value: Any, high: int) -> int:
+    """Return a whole number in [1, high], or refuse anything else in one line."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if not 1 <= value <= high:
+        raise ValueError(f"{name} must be at least 1 and at most {high}, not {value}")
+    return int(value)
 
 
 class IllegalAction(ValueError):
@@ -108,11 +119,15 @@ class SMACv2VectorEnv(VectorEnv):
             raise ValueError(f"render_mode must be None, not {render_mode!r}")
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        if not isinstance(scenario, str | Path | Scenario):
+            raise ValueError(f"scenario must be a name, a path or a Scenario, not {scenario!r}")
         scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
         if max_episode_steps is not None:
-            if max_episode_steps < 1:
-                raise ValueError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
-            scenario = dataclasses.replace(scenario, episode_limit=max_episode_steps)
+            limit = _whole("max_episode_steps", max_episode_steps, MAX_EPISODE_LIMIT)
+            scenario = dataclasses.replace(scenario, episode_limit=limit)
+        num_envs = _whole("num_envs", num_envs, MAX_ENVS)
+        if num_threads is not None:
+            num_threads = _whole("num_threads", num_threads, MAX_THREADS)
         from smacv2.engine.backend import EngineBackend
 
         self.scenario = scenario
@@ -283,27 +298,42 @@ class SMACv2VectorEnv(VectorEnv):
 
     def checkpoint(self) -> dict[str, np.ndarray]:
         """Return copies of everything that ``restore`` needs to go on bit for bit."""
-        state = self.backend.state
-        blocks = {"units": state.units, "world": state.world, "sights": state.sights}
-        return {name: array.copy() for name, array in {**blocks, **self.buffers}.items()}
+        arrays = {name: array.copy() for name, array in self._memory().items()}
+        return {**arrays, "game": self._game()}
 
     def restore(self, saved: Mapping[str, np.ndarray]) -> None:
         """Go back to a ``checkpoint`` of an environment with the same scenario and options.
 
         Raises:
-            ValueError: An array is missing or has another shape; nothing has been changed.
+            ValueError: It is of another game, or an array is missing or has another shape; nothing
+                has been changed.
         """
-        state = self.backend.state
-        blocks = {"units": state.units, "world": state.world, "sights": state.sights}
-        targets = {**blocks, **self.buffers}
-        for name, target in targets.items():
+        if "game" not in saved or not np.array_equal(saved["game"], self._game()):
+            raise ValueError(
+                f"checkpoint: it belongs to another scenario, other options or another engine "
+                f"version than {self.scenario.name} here"
+            )
+        memory = self._memory()
+        for name, target in memory.items():
             shape = saved[name].shape if name in saved else None
             if shape != target.shape:
                 raise ValueError(f"checkpoint: {name} must have shape {target.shape}, not {shape}")
-        for name, target in targets.items():
+        for name, target in memory.items():
             target[...] = saved[name]
         self.backend.driver.upload()
         self._seeded = True
+
+    def _memory(self) -> dict[str, np.ndarray]:
+        """Return every array that a step may change, by name."""
+        state = self.backend.state
+        blocks = {"units": state.units, "world": state.world, "sights": state.sights}
+        return {**blocks, **self.buffers}
+
+    def _game(self) -> np.ndarray:
+        """Return what a checkpoint must share with the environment it is restored in, as bytes."""
+        keys = ("engine_version", "scenario_hash", "options_hash")
+        text = " ".join(str(self.fingerprint[key]) for key in keys)
+        return np.frombuffer(text.encode(), np.uint8).copy()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Release threads or the device."""

@@ -20,9 +20,9 @@ class OptionError(ValueError):
 class Options:
     """All settings of one environment; immutable, compared and hashed by value."""
 
-    step_mul: int = entry(default=8, low=1)
+    step_mul: int = entry(default=8, low=1, high=1000)
     """Game loops an environment step lasts; a game second has 16."""
-    move_amount: float = entry(default=2.0, above=0)
+    move_amount: float = entry(default=2.0, above=0, high=256)
     """Length of a move order, in cells."""
 
     obs_all_health: bool = True
@@ -46,7 +46,7 @@ class Options:
 
     conic_fov: bool = False
     """See and shoot only inside a cone, and add actions that turn it."""
-    num_fov_actions: int = entry(default=12, low=1)
+    num_fov_actions: int = entry(default=12, low=1, high=360)
     """Directions the cone can look in; its angle is 360 degrees / num_fov_actions."""
 
     state_last_action: bool = True
@@ -58,24 +58,24 @@ class Options:
     """Reward only the end of a battle: +1 won, -1 lost, 0 otherwise."""
     reward_only_positive: bool = True
     """Reward damage dealt only; False subtracts damage taken."""
-    reward_death_value: float = 10.0
+    reward_death_value: float = entry(default=10.0, low=0, high=1000)
     """Reward for a killed enemy, before scaling."""
-    reward_win: float = 200.0
+    reward_win: float = entry(default=200.0, low=0, high=100_000)
     """Reward for a won battle, before scaling."""
-    reward_defeat: float = 0.0
+    reward_defeat: float = entry(default=0.0, low=-100_000, high=100_000)
     """Reward for a lost battle, before scaling; added as given."""
-    reward_negative_scale: float = entry(default=0.5, low=0)
+    reward_negative_scale: float = entry(default=0.5, low=0, high=100)
     """Weight of own losses where `reward_only_positive` is off."""
     reward_scale: bool = True
     """Scale rewards so that a perfect battle returns `reward_scale_rate`."""
-    reward_scale_rate: float = entry(default=20.0, above=0)
+    reward_scale_rate: float = entry(default=20.0, above=0, high=100_000)
     """Return of a perfect battle under `reward_scale`."""
 
     use_unit_ranges: bool = True
     """Give each unit type its own sight and attack range; False: 9 and 6 cells for all."""
-    min_attack_range: float = entry(default=2.0, low=0)
+    min_attack_range: float = entry(default=2.0, low=0, high=256)
     """Floor of the attack ranges under `use_unit_ranges`, in cells."""
-    kill_unit_step_mul: int = entry(default=2, low=0)
+    kill_unit_step_mul: int = entry(default=2, low=0, high=1000)
     """Game loops left in a step once agents below their health level are killed."""
     fully_observable: bool = False
     """Observe every living unit, whatever its distance."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gymnasium
 
-from smacv2.scenario import load_scenario, scenario_names
+from smacv2.scenario import ScenarioError, load_scenario, scenario_names
 
 NAMESPACE = "smacv2"
 ID_VERSION = 0
@@ -26,10 +26,19 @@ def register_scenario(path: str | Path) -> str:
     """Register a user's own scenario file and return its Gymnasium id.
 
     Raises:
-        ScenarioError: the file has a mistake; the message names file, key and what is allowed.
+        ScenarioError: the file has a mistake (the message names file, key and what is allowed), or
+            its name belongs to another scenario.
     """
-    scenario = load_scenario(path)
-    return _register(scenario.name, str(path))
+    source = str(Path(path).resolve())
+    scenario = load_scenario(source)
+    identifier = environment_id(scenario.name)
+    if identifier in gymnasium.registry:
+        known = gymnasium.registry[identifier].kwargs["scenario"]
+        if known != source:
+            raise ScenarioError(
+                f'{path}: the id "{identifier}" belongs to {known} already; rename the file'
+            )
+    return _register(scenario.name, source)
 
 
 def _register(name: str, source: str) -> str:

@@ -22,6 +22,7 @@ PLANES = ("ground", "air")
 LAYERS = ("ground", "colossus", "structure", "flying")
 DELIVERIES = ("instant", "missile", "beam", "burst")
 MAX_UNITS = 64  # a side; what the engine's target bit sets hold
+MAX_EPISODE_LIMIT = 100_000
 MAX_UNIT_TYPES = 9
 
 Point = tuple[float, float]
@@ -498,7 +499,7 @@ class Scenario:
     """The allies' race."""
     num_agents: int = entry(low=1, high=MAX_UNITS)
     num_enemies: int = entry(low=1, high=MAX_UNITS)
-    episode_limit: int = entry(low=1)
+    episode_limit: int = entry(low=1, high=MAX_EPISODE_LIMIT)
     """Steps after which a battle is truncated."""
     arena: Arena
     team: Team

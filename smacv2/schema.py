@@ -8,6 +8,7 @@ also define `problems()`, which yields `(field, message)` for mistakes that span
 import dataclasses
 import difflib
 import json
+import math
 import numbers
 import sys
 import types
@@ -188,7 +189,8 @@ def _check_range(value: float, entry: Entry, place: Place) -> None:
     if entry.high < HUGE:
         bounds.append(f"at most {entry.high:g}")
     if not (entry.low <= value <= entry.high and value > entry.above):
-        place.fail(f"must be {' and '.join(bounds) or 'finite'}, not {_show(value)}")
+        bounds = bounds if math.isfinite(value) else ["finite"]
+        place.fail(f"must be {' and '.join(bounds)}, not {_show(value)}")
 
 
 def _choice(value: Any, choices: tuple[str, ...], place: Place) -> Any:

@@ -41,6 +41,9 @@ from smacv2.engine.tables import (
     WIN_POINTS,
 )
 
+LARGEST_SCALE = 1 << 30
+"""Where the sum of defect B2 stops, before it would overflow."""
+
 
 @rule
 def set_reward_scale(unit, world, kinds, rules):
@@ -56,7 +59,7 @@ def set_reward_scale(unit, world, kinds, rules):
     bonus = rules[NUM_ENEMIES] * rules[DEATH_POINTS] + rules[WIN_POINTS]
     if rules[FIRST_SCALE]:
         if world[FINISHED] == 0:
-            world[FIRST_MAX_REWARD] += life
+            world[FIRST_MAX_REWARD] = min(world[FIRST_MAX_REWARD] + life, LARGEST_SCALE)
         world[MAX_REWARD] = bonus + world[FIRST_MAX_REWARD]
     else:
         world[MAX_REWARD] = bonus + life

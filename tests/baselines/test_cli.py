@@ -3,10 +3,14 @@
 import subprocess
 import sys
 
+import gymnasium
 import pytest
 from toy import TOY
 
+from baselines import cli
 from baselines.cli import COMMANDS, main
+from baselines.errors import UsageError
+from baselines.vector_envs import make_env
 
 
 def said_by(capsys, *arguments):
@@ -41,6 +45,8 @@ def test_help_exits_zero_without_importing_torch(command_environment, command):
         (["mappo", "--num-env", "3"], ["--num-env", "Perhaps you meant: --num-envs INT"]),
         (["mappo", "--num-envs", "many"], ["--num-envs", "many"]),
         (["mappo", "--num-envs", "0"], ["--num-envs 0: it must be at least 1"]),
+        (["mappo", "--num-envs", 2_000_000_000], ["--num-envs 2000000000", "at most 65536"]),
+        (["mappo", "--hidden-size", 10**9], ["--hidden-size 1000000000", "at most 65536"]),
         (["mappo", "--network", "lstm"], ["lstm", "'gru', 'mlp'"]),
         (["mappo", "--seed", 2**32], ["--seed 4294967296", "between 0 and 2**32 - 1"]),
         (["mappo", "--gamma", "nan"], ["--gamma nan", "at least 0.0 and at most 1.0"]),
@@ -49,6 +55,7 @@ def test_help_exits_zero_without_importing_torch(command_environment, command):
         (["mappo", "--env", "nowhere:x/y"], ["cannot import 'nowhere'"]),
         (["mappo", "--env", "CartPole-v1"], ["CartPole-v1 is not a multi-agent battle"]),
         (["mappo", "--env", TOY, "--env-option", "num_agents"], ["key=value"]),
+        (["mappo", "--env", TOY, "--env-option", "num_envs=3"], ["num_envs=3", "use --num-envs"]),
         (["mappo", "--env", TOY, "--env-option", "agents=3"], ["agents"]),
         (["mappo", "--env", TOY, "--env-option", "num_agents=0"], ["at least one agent"]),
         (["mappo", "--env", TOY, "--device", "gpu"], ["--device gpu"]),
@@ -74,4 +81,42 @@ def test_command_fails_with_status_two_from_the_shell(baselines_command):
     done = baselines_command("mappo", "--num-envs", "-3")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "baselines: mappo: --num-envs -3: it must be at least 1\n"
+    assert (
+        done.stderr == "baselines: mappo: --num-envs -3: it must be at least 1 and at most 65536\n"
+    )
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, ImportError, MemoryError, OverflowError])
+def test_an_environment_that_cannot_be_made_is_one_line(monkeypatch, failure):
+    def fail(*_, **__):
+        raise failure("no such driver\nand much more")
+
+    monkeypatch.setattr(gymnasium, "make_vec", fail)
+    with pytest.raises(UsageError, match=r"--env-option device=cuda: no such driver$"):
+        make_env(TOY, 2, ["device=cuda"])
+
+
+def test_ctrl_c_exits_130_without_a_traceback(capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", lambda _: interrupt)
+    assert main(["mappo"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_stops_reading_is_no_error(command_environment):
+    done = subprocess.run(
+        ["bash", "-c", f"{{ sleep 0.1; {sys.executable} -m baselines --help; echo $? >&2; }} | :"],
+        env=command_environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == "0\n"
+
+
+def test_version_names_package_and_engine(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("smacv2-suite ")

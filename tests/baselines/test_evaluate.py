@@ -1,6 +1,7 @@
 """Evaluation: fixed shares, reserved seeds, numbers that can be checked."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,3 +93,35 @@ def test_a_named_checkpoint_can_be_evaluated(run):
     first = sorted((run / "checkpoints").iterdir())[0]
     result, _ = evaluate_run(EvaluateConfig(str(first), num_threads=1, episodes=8))
     assert result["checkpoint"] == first.name == "step_000000000000"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda record: record.pop("environment"), "no environment"),
+        (lambda record: record["environment"].pop("id"), "no environment.id"),
+        (lambda record: record.update(algorithm="mapo"), "Did you mean 'mappo'?"),
+        (lambda record: record["config"].pop("network"), "network is missing"),
+        (lambda record: record["config"].update(dropout=1), "dropout is unknown"),
+        (lambda record: record["config"].update(hidden_size="64"), "hidden_size is '64'"),
+        (lambda record: record["config"].update(env_option=None), "env_option is None"),
+    ],
+)
+def test_a_damaged_record_gets_one_line_and_status_two(run, tmp_path, capsys, damage, words):
+    folder = shutil.copytree(run, tmp_path / "run")
+    record = json.loads((folder / "config.json").read_text())
+    damage(record)
+    (folder / "config.json").write_text(json.dumps(record))
+    assert main(["evaluate", str(folder), "--episodes", "4"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert words in said
+
+
+def test_results_of_different_num_envs_lie_side_by_side(run):
+    paths = [
+        evaluate_run(EvaluateConfig(str(run), num_threads=1, episodes=12, num_envs=num_envs))[1]
+        for num_envs in (3, 4)
+    ]
+    assert paths[0] != paths[1]
+    assert "__envs3__" in paths[0].name

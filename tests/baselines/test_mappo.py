@@ -235,3 +235,23 @@ def test_the_toy_game_is_solved(network, critic_input, options, steps):
         last = mappo.iterate(config, trainer)
     assert first["charts/win_rate"] < 0.5
     assert last["charts/win_rate"] > 0.9
+
+
+@pytest.mark.parametrize("value_norm_per_minibatch", [True, False])
+def test_a_rollout_of_reset_rows_alone_changes_no_weight(value_norm_per_minibatch):
+    config = small(
+        num_envs=1,
+        num_steps=1,
+        env_option=("episode_limit=1",),
+        value_norm_per_minibatch=value_norm_per_minibatch,
+    )
+    trainer = mappo.make_trainer(config, make_env(config.env, 1, config.env_option))
+    assert "losses/policy_loss" in mappo.iterate(config, trainer)
+    before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
+    metrics = mappo.iterate(config, trainer)
+    assert trainer.global_step == 1
+    assert "losses/policy_loss" not in metrics
+    assert_same(before, trainer.agent.state_dict())
+    metrics = mappo.iterate(config, trainer)
+    assert np.isfinite(list(metrics.values())).all()
+    assert all(value.isfinite().all() for value in trainer.agent.state_dict().values())

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -15,13 +16,13 @@ from gymnasium.wrappers.vector import (
     TransformObservation,
 )
 
-import smacv2  # noqa: F401  (registers the ids)
+import smacv2
 from smacv2.battle import UNIT_FIELDS, WORLD_FIELDS, BattleState
 from smacv2.battle import __dict__ as battle_names
 from smacv2.gymnasium_env import IllegalAction, ResetNeeded, SMACv2Env, SMACv2VectorEnv
 from smacv2.options import OptionError
 from smacv2.registration import environment_id
-from smacv2.scenario import ScenarioError, UnknownScenario, scenario_names
+from smacv2.scenario import ScenarioError, UnknownScenario, maps_folder, scenario_names
 from tests.smacv2.golden import legal_actions
 
 ID = "smacv2/terran_5_vs_5-v0"
@@ -265,7 +266,7 @@ def test_a_restored_checkpoint_continues_bit_for_bit_in_another_environment():
         assert np.array_equal(reward, other_reward)
         assert np.array_equal(info["state"], other_info["state"])
     with pytest.raises(ValueError, match=r"checkpoint: units must have shape .* not None"):
-        other.restore({})
+        other.restore({"game": saved["game"]})
 
 
 def test_buffers_share_their_memory_with_torch_and_steps_overwrite_them():
@@ -387,3 +388,34 @@ def test_every_field_is_a_writable_view_of_its_block():
         assert np.shares_memory(getattr(state, name), state.world)
     with pytest.raises(AttributeError, match="UNIT_FIELDS"):
         _ = state.mana
+
+
+def test_a_checkpoint_of_another_game_is_refused():
+    terran = SMACv2VectorEnv("terran_5_vs_5", num_envs=2)
+    terran.reset(seed=0)
+    for other in (
+        SMACv2VectorEnv("zerg_5_vs_5", num_envs=2),
+        SMACv2VectorEnv("terran_5_vs_5", num_envs=2, reward_win=100.0),
+    ):
+        with pytest.raises(ValueError, match="belongs to another scenario"):
+            other.restore(terran.checkpoint())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_envs", 2.0), ("num_envs", True), ("max_episode_steps", "3"), ("num_threads", 0)],
+)
+def test_a_count_that_is_no_count_is_refused_in_one_line(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        SMACv2VectorEnv("terran_5_vs_5", **{name: value})
+
+
+def test_a_file_may_not_take_the_id_of_another_scenario(tmp_path):
+    folder = Path(maps_folder()) / "scenarios"
+    own = tmp_path / "terran_5_vs_5.toml"
+    own.write_text((folder / "zerg_5_vs_5.toml").read_text())
+    with pytest.raises(ScenarioError, match="belongs to terran_5_vs_5 already"):
+        smacv2.register_scenario(own)
+    renamed = own.rename(tmp_path / "mine.toml")
+    assert smacv2.register_scenario(renamed) == smacv2.register_scenario(renamed)
+    assert gymnasium.make("smacv2/mine-v0").unwrapped.scenario.race == "zerg"

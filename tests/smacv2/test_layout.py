@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smacv2.engine.tables import Tables
 from smacv2.layout import Layout
 from smacv2.options import OptionError, Options
 from smacv2.scenario import PerAgentUniform, load_scenario, scenario_names
+from smacv2.schema import HUGE
 
 # name: actions, observation, state; then the same with a cone of 12 directions (upstream, executed)
 SIZES = {
@@ -222,3 +224,14 @@ def test_names_are_as_many_as_numbers_and_differ_whatever_the_options(name, flag
         (layout.action_names(), layout.num_actions),
     ):
         assert len(names) == len(set(names)) == size
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Options), ids=lambda field: field.name)
+def test_an_option_at_its_bounds_still_fits_the_tables(field):
+    scenario = load_scenario("zerg_20_vs_23")
+    entry = field.metadata.get("entry")
+    numeric = isinstance(field.default, int | float)
+    for bound in (entry.low, entry.high) if entry and numeric else ():
+        if abs(bound) < HUGE and bound > entry.above:
+            options = scenario.options.replace(**{field.name: type(field.default)(bound)})
+            Tables.build(scenario, options, Layout.of(scenario, options))

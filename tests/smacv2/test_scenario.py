@@ -409,7 +409,10 @@ def test_an_unknown_scenario_is_answered_with_the_nearest_name(given_name, messa
         (small(num_agents=65), "mine.toml: num_agents must be at least 1 and at most 64, not 65"),
         (small(num_agents="2"), 'mine.toml: num_agents must be a whole number, not "2"'),
         (small(num_agents=True), "mine.toml: num_agents must be a whole number, not true"),
-        (small(episode_limit=0), "mine.toml: episode_limit must be at least 1, not 0"),
+        (
+            small(episode_limit=0),
+            "mine.toml: episode_limit must be at least 1 and at most 100000, not 0",
+        ),
         (
             small(race="human"),
             'mine.toml: race must be one of terran, protoss, zerg, not "human"',
@@ -529,7 +532,7 @@ def test_replacing_an_option_leaves_the_others_and_the_original():
     ("changes", "message"),
     [
         ({"conic_fv": True}, 'did you mean "conic_fov"?'),
-        ({"step_mul": 0}, "options: step_mul must be at least 1, not 0"),
+        ({"step_mul": 0}, "options: step_mul must be at least 1 and at most 1000, not 0"),
         ({"step_mul": 2.5}, "options: step_mul must be a whole number, not 2.5"),
         ({"conic_fov": 1}, "options: conic_fov must be true or false, not 1"),
         (
@@ -538,7 +541,10 @@ def test_replacing_an_option_leaves_the_others_and_the_original():
         ),
         ({"reward_win": float("nan")}, "options: reward_win must be finite, not NaN"),
         ({"reward_win": 10**400}, f"options: reward_win must be finite, not {10**400}"),
-        ({"reward_scale_rate": 0}, "options: reward_scale_rate must be above 0, not 0"),
+        (
+            {"reward_scale_rate": 0},
+            "options: reward_scale_rate must be above 0 and at most 100000, not 0",
+        ),
         ({"rules": "strict"}, 'options: rules must be one of fixed, paper, upstream, not "strict"'),
     ],
 )
