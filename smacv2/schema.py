@@ -8,7 +8,6 @@ also define `problems()`, which yields `(field, message)` for mistakes that span
 import dataclasses
 import difflib
 import json
-import math
 import numbers
 import sys
 import types
@@ -189,7 +188,7 @@ def _check_range(value: float, entry: Entry, place: Place) -> None:
     if entry.high < HUGE:
         bounds.append(f"at most {entry.high:g}")
     if not (entry.low <= value <= entry.high and value > entry.above):
-        bounds = bounds if math.isfinite(value) else ["finite"]
+        bounds = bounds if -HUGE <= value <= HUGE else ["finite"]
         place.fail(f"must be {' and '.join(bounds)}, not {_show(value)}")
 
 
