@@ -34,12 +34,12 @@ EXTRAS = {
 setup(
     name="smacv2-suite",
     version=VERSION,
-    description="SMACv2 on an embedded battle engine, PPO-plasticity instruments, and baselines",
+    description="SMACv2 on an embedded battle engine, with baselines",
     author="The SMACv2 suite authors",
     license_expression="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    keywords=["reinforcement learning", "multi-agent", "SMAC", "StarCraft II", "PPO"],
+    keywords=["reinforcement learning", "multi-agent", "SMAC", "StarCraft II", "MAPPO"],
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
