@@ -9,7 +9,7 @@ An intervention is attached to one network of a learner, for example to its acto
     intervention.after_step(handle, obs)              after every gradient step
     intervention.after_batch(handle, obs)             after the last epoch of every batch
 
-and skips what `changes` says is not there. Every method does nothing until a subclass says otherwise.
+and skips what `changes` says is not there. Every method does nothing until a subclass overrides it.
 """
 
 import dataclasses
@@ -71,9 +71,12 @@ class Intervention:
         changes: which of the methods do something: any of `"layers"`, `"optimizer"`, `"loss"`,
             `"preactivations"` (the loss reads them), `"reference"` (likewise), `"after_step"`,
             `"after_batch"`. Learners skip the rest, so what is not asked for costs nothing.
+        scope: which pre-activations `LossInputs` holds where `changes` names them: `"last"`, those
+            of the last hidden layer, or `"all"`, those of all hidden layers side by side.
     """
 
     changes: frozenset[str] = frozenset()
+    scope: str = "last"
 
     def layers(self, network: nn.Sequential) -> nn.Sequential:
         """Return the network with other layers; called before weights are initialised."""

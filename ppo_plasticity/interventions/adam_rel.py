@@ -1,0 +1,22 @@
+"""Adam with relative timesteps."""
+
+import dataclasses
+
+from torch import Tensor
+
+from ppo_plasticity.interventions.base import Handle, Intervention
+
+
+@dataclasses.dataclass
+class AdamRel(Intervention):
+    """Let Adam count its steps from zero in every batch and keep its moments (Adam-Rel).
+
+    The bias correction then damps the first steps on a new objective. Ellis et al. 2024, arXiv
+    2412.17113.
+    """
+
+    changes = frozenset({"after_batch"})
+
+    def after_batch(self, handle: Handle, obs: Tensor) -> None:
+        """Reset the step count."""
+        handle.reset_step_count()

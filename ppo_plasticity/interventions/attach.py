@@ -1,0 +1,112 @@
+"""Attach interventions to plain modules: a handle for module and Adam, and a list used as one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppo_plasticity.interventions.base import Handle, Intervention, LossInputs
+
+
+class ModuleHandle:
+    """The handle of one module trained by `torch.optim.Adam` or a relative with its state.
+
+    Only the module's parameters are touched, also where the optimizer owns others.
+
+    Args:
+        module: the network.
+        optimizer: the optimizer that owns its parameters.
+        generator: where interventions draw from; one seeded with 0 if none is given.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.parameters = dict(module.named_parameters())
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+
+    def moments(self, name: str) -> list[Tensor]:
+        """Return Adam's first and second moment of a parameter (views; empty before step one)."""
+        state = self.optimizer.state.get(self.parameters[name], {})
+        return [state[key] for key in ("exp_avg", "exp_avg_sq") if key in state]
+
+    def reset_optimizer(self) -> None:
+        """Forget moments and step count of every parameter."""
+        for value in self._states():
+            value.zero_()
+
+    def reset_step_count(self) -> None:
+        """Let Adam count its steps from zero again and keep the moments."""
+        for value in self._states("step"):
+            value.zero_()
+
+    def _states(self, only: str = "") -> list[Tensor]:
+        """Return the optimizer's tensors, changed in place: captured graphs stay valid."""
+        return [
+            value
+            for parameter in self.parameters.values()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor) and (not only or key == only)
+        ]
+
+
+class Interventions(Intervention):
+    """Several interventions of one network, used as one: losses add up, hooks run in order.
+
+    Args:
+        interventions: those to combine; an empty list changes nothing.
+
+    Raises:
+        ValueError: two of them ask for pre-activations of different layers.
+    """
+
+    def __init__(self, interventions: Sequence[Intervention] = ()) -> None:
+        self.interventions = list(interventions)
+        self.changes = frozenset[str]().union(*(one.changes for one in self.interventions))
+        scopes = {one.scope for one in self._that("preactivations")}
+        if len(scopes) > 1:
+            raise ValueError("pre-activations are either of the last hidden layer or of all layers")
+        self.scope = scopes.pop() if scopes else "last"
+
+    def layers(self, network: nn.Sequential) -> nn.Sequential:
+        """Return the network as changed by one after the other."""
+        for one in self._that("layers"):
+            network = one.layers(network)
+        return network
+
+    def optimizer_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return Adam's keyword arguments as changed by one after the other."""
+        for one in self._that("optimizer"):
+            options = one.optimizer_options(options)
+        return options
+
+    def start(self, handle: Handle) -> None:
+        """Let all look at the initial weights."""
+        for one in self.interventions:
+            one.start(handle)
+
+    def loss(self, handle: Handle, inputs: LossInputs) -> Tensor:
+        """Return the sum of the loss terms."""
+        total = inputs.outputs.new_zeros(())
+        for one in self._that("loss"):
+            total = total + one.loss(handle, inputs)
+        return total
+
+    def after_step(self, handle: Handle, obs: Tensor) -> None:
+        """Let all act after a gradient step."""
+        for one in self._that("after_step"):
+            one.after_step(handle, obs)
+
+    def after_batch(self, handle: Handle, obs: Tensor) -> None:
+        """Let all act after a batch."""
+        for one in self._that("after_batch"):
+            one.after_batch(handle, obs)
+
+    def _that(self, change: str) -> list[Intervention]:
+        return [one for one in self.interventions if change in one.changes]

@@ -1,0 +1,164 @@
+"""Which layers a network has: hidden ones, heads, who reads whose units; fresh weights for them.
+
+Networks are chains: layers run in the order in which the module holds them. The last `nn.Linear`
+(or the `InjectedHead` in its place) is the head, all before is hidden.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Tanh)
+NORMS = (nn.LayerNorm, nn.GroupNorm)
+
+
+class CReLU(nn.Module):
+    """Concatenated ReLU, (relu(x), relu(-x)) along `dim`: twice as many units, none of them dead.
+
+    Shang et al. 2016; Abbas et al. 2023, arXiv 2303.07507.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., units) to (..., 2 * units), or channels likewise."""
+        return torch.cat((functional.relu(inputs), functional.relu(-inputs)), self.dim)
+
+
+class InjectedHead(nn.Module):
+    """A head with plasticity in reserve: old(x) at first; after injection frozen old + new - copy.
+
+    Nikishin et al. 2023, arXiv 2305.15555. The switch is a buffer, so it is saved with weights.
+    """
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.old = head
+        self.new = like_linear(head, head.in_features)
+        self.copy = like_linear(head, head.in_features)
+        self.injected: Tensor
+        self.register_buffer("injected", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (rows, features) to (rows, outputs); only old or only new receives gradients."""
+        added = self.new(features) - _without_gradient(self.copy, features)
+        frozen = _without_gradient(self.old, features)
+        return torch.where(self.injected, frozen + added, self.old(features))
+
+
+@dataclasses.dataclass(frozen=True)
+class HiddenLayer:
+    """A hidden layer and who reads its units."""
+
+    name: str
+    layer: nn.Linear | nn.Conv2d
+    reader: nn.Module  # its input are the units after their activation
+    outgoing: tuple[str, ...]  # names of the layers whose weights multiply the units
+    copies: int  # how often a unit stands in the reader's input: twice after a CReLU
+
+    @property
+    def units(self) -> int:
+        """The number of units; of a convolution, channels."""
+        return self.layer.weight.shape[0]
+
+
+def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
+    """Return the hidden layers in order."""
+    found: list[HiddenLayer] = []
+    layers = list(_chain(module))
+    for position, (name, layer) in enumerate(layers):
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        copies = 1
+        for reader_name, reader in layers[position + 1 :]:
+            copies *= 1 + isinstance(reader, CReLU)
+            if isinstance(reader, nn.Linear | nn.Conv2d | InjectedHead):
+                outgoing = _heads(reader_name, reader)
+                found.append(HiddenLayer(name, layer, reader, outgoing, copies))
+                break
+    return found
+
+
+def weight_names(module: nn.Module, *, head: bool = True) -> list[str]:
+    """Return the parameter names of weight matrices and kernels, with or without the head's."""
+    hidden = hidden_layers(module)
+    names = [layer.name for layer in hidden]
+    return [parameter_name(name, "weight") for name in (*names, *(head_names(module) * head))]
+
+
+def head_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the name of the head; of an `InjectedHead` the names of its three layers."""
+    layers = [
+        (name, layer)
+        for name, layer in _chain(module)
+        if isinstance(layer, nn.Linear | InjectedHead)
+    ]
+    if not layers:
+        raise ValueError(f"{type(module).__name__} has no nn.Linear, so no head")
+    return _heads(*layers[-1])
+
+
+def parameter_name(layer: str, parameter: str) -> str:
+    """Return the name of a layer's parameter in its network; the network's own name is empty."""
+    return f"{layer}.{parameter}" if layer else parameter
+
+
+def fresh_parameters(module: nn.Module, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and new initial values of all parameters: PyTorch's defaults.
+
+    Weights and biases of linear layers and convolutions are uniform within 1/√fan_in; gains of
+    normalisations are one and their offsets zero.
+
+    Raises:
+        ValueError: a layer is of another kind.
+    """
+    for name, layer in module.named_modules():
+        for own, parameter in layer.named_parameters(recurse=False):
+            yield parameter_name(name, own), _fresh(layer, own, parameter, generator)
+
+
+def like_linear(layer: nn.Linear, in_features: int) -> nn.Linear:
+    """Return a linear layer like `layer` with another number of inputs."""
+    bias, weight = layer.bias is not None, layer.weight
+    return nn.Linear(in_features, layer.out_features, bias, weight.device, weight.dtype)
+
+
+def init_bound(weight: Tensor) -> float:
+    """Return 1/√fan_in, the bound of PyTorch's default initialisation."""
+    return 1 / math.sqrt(weight[0].numel())
+
+
+def _fresh(layer: nn.Module, name: str, old: Tensor, generator: torch.Generator) -> Tensor:
+    if isinstance(layer, NORMS):
+        return torch.full_like(old, float(name == "weight"))
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise ValueError(f"no initial values known for {type(layer).__name__}.{name}")
+    uniform = torch.rand(old.shape, generator=generator, device=generator.device, dtype=old.dtype)
+    return (uniform.to(old.device) * 2 - 1) * init_bound(layer.weight)
+
+
+def _chain(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield names and modules without children, an `InjectedHead` as one."""
+    children = list(module.named_children())
+    if isinstance(module, InjectedHead) or not children:
+        yield prefix, module
+        return
+    for name, child in children:
+        yield from _chain(child, f"{prefix}.{name}" if prefix else name)
+
+
+def _heads(name: str, layer: nn.Module) -> tuple[str, ...]:
+    if isinstance(layer, InjectedHead):
+        return tuple(parameter_name(name, part) for part in ("old", "new", "copy"))
+    return (name,)
+
+
+def _without_gradient(layer: nn.Linear, features: Tensor) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.detach()
+    return functional.linear(features, layer.weight.detach(), bias)
