@@ -1,6 +1,7 @@
 """Proximal feature optimization as an intervention."""
 
 import dataclasses
+from typing import Literal
 
 from torch import Tensor
 
@@ -19,7 +20,9 @@ class PFO(Intervention):
 
     coef: float = option(1.0, "weight of the term", low=0)
     scope: str = option("last", "which hidden layers", allowed=("last", "all"))
-    distance: str = option("l2", "squares per unit, or cosine", allowed=("l2", "cosine"))
+    distance: Literal["l2", "cosine"] = option(
+        "l2", "squares per unit, or cosine", allowed=("l2", "cosine")
+    )
     changes = frozenset({"loss", "preactivations"})
 
     def loss(self, handle: Handle, inputs: LossInputs) -> Tensor:

@@ -51,6 +51,14 @@ class InjectedHead(nn.Module):
         frozen = _without_gradient(self.old, features)
         return torch.where(self.injected, frozen + added, self.old(features))
 
+    @torch.no_grad()
+    def inject(self, generator: torch.Generator) -> None:
+        """Draw the new layer and its copy, and switch over; outputs stay as they are."""
+        for name, fresh in fresh_parameters(self.new, generator):
+            self.new.get_parameter(name).copy_(fresh)
+            self.copy.get_parameter(name).copy_(fresh)
+        self.injected.fill_(True)
+
 
 @dataclasses.dataclass(frozen=True)
 class HiddenLayer:
@@ -90,6 +98,18 @@ def weight_names(module: nn.Module, *, head: bool = True) -> list[str]:
     hidden = hidden_layers(module)
     names = [layer.name for layer in hidden]
     return [parameter_name(name, "weight") for name in (*names, *(head_names(module) * head))]
+
+
+def head_index(network: nn.Sequential) -> int:
+    """Return the position of the head in a flat network.
+
+    Raises:
+        ValueError: no layer is linear.
+    """
+    found = [at for at, layer in enumerate(network) if isinstance(layer, nn.Linear | InjectedHead)]
+    if not found:
+        raise ValueError(f"no head: none of {len(network)} layers is nn.Linear")
+    return found[-1]
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
