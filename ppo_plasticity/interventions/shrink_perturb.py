@@ -32,11 +32,13 @@ class ShrinkPerturb(Intervention):
 
     def after_step(self, handle: Handle, obs: Tensor) -> None:
         """Mix if it is time."""
-        self._mix(handle)
+        if self.per == "step":
+            self._mix(handle)
 
     def after_batch(self, handle: Handle, obs: Tensor) -> None:
         """Mix if it is time."""
-        self._mix(handle)
+        if self.per == "batch":
+            self._mix(handle)
 
     @torch.no_grad()
     def _mix(self, handle: Handle) -> None:
