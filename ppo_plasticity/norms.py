@@ -82,6 +82,6 @@ def _row_norms(features: Tensor) -> Tensor:
 
 
 def _variance(values: Tensor) -> Tensor:
-    if values.shape[-1] < 2:  # torch warns here
+    if values.shape[-1] < 2 or not values.numel():  # torch warns here
         return values.new_full(values.shape[:-1], math.nan)
     return values.var(-1)

@@ -21,12 +21,16 @@ def ratio_statistics(
 
     `ratio_mean`, `ratio_std` (unbiased; NaN for one row), `ratio_min`, `ratio_max`;
     `ratio_{above,below}_{mean,count,fraction}` over {r > 1 + clip_coef} and {r < 1 - clip_coef},
-    where an empty set has count 0, fraction 0 and mean NaN; `ratio_outside_fraction`, the share in
-    either; `excess_ratio`, the above mean over the below mean, NaN when either set is empty;
+    where an empty set, and so no rows at all, has count 0, fraction 0 and mean NaN;
+    `ratio_outside_fraction`, the share in either; `excess_ratio`, the above mean over the below
+    mean, NaN when either set is empty;
     `effective_sample_size` of the importance weights r as a share of the rows, in 1/N ... 1;
     `total_variation`, mean |r - 1| / 2; and the estimators of KL(old || new) (Schulman 2020)
     `kl_k1` = mean(-log r), `kl_k2` = mean(log^2 r) / 2, `kl_k3` = mean(r - 1 - log r).
     """
+    if log_ratio.shape[-1] == 0:  # as if there were one row that does not count
+        log_ratio = log_ratio.new_zeros((*log_ratio.shape[:-1], 1))
+        valid = torch.zeros_like(log_ratio, dtype=torch.bool)
     valid = torch.ones_like(log_ratio, dtype=torch.bool) if valid is None else valid
     ratio = log_ratio.exp()
     above = valid & (ratio > 1 + clip_coef)
