@@ -1,0 +1,433 @@
+"""The `ppo-plasticity` command: toy problem, capacity of checkpoints, list of interventions.
+
+Nothing heavy is imported before the options have been read. Bad input is answered with one line
+that names the nearest match, and exit status 2.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+if TYPE_CHECKING:
+    import torch
+
+    from ppo_plasticity.capacity import CapacityProbe, CapacityResult
+
+LOSSES = {  # name: function in `capacity`
+    "categorical": "categorical_kl",
+    "normal": "normal_kl",
+    "squares": "squared_error",
+}
+SUFFIXES = (".pt", ".safetensors")
+STATISTICS = ("last_minibatch", "mean_last_tenth", "area", "full_set")
+DEFAULT = "(default: %(default)s)"
+
+
+class UsageError(ValueError):
+    """Bad input: the command prints its one line and exits with status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads options; a mistake is a `UsageError` instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", message))
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the options; unknown ones are named before anything else is missed."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                raise UsageError(unknown("option", name, known))
+        return self.parse_args(arguments)
+
+
+class Command(NamedTuple):
+    """A subcommand."""
+
+    summary: str
+    add_options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return its exit status, 2 for bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        print(f"ppo-plasticity: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # as in `ppo-plasticity interventions | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Read the options of the named subcommand and run it.
+
+    Raises:
+        UsageError: a name, an option or its value is wrong.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UsageError(unknown("command", name, COMMANDS))
+    command = COMMANDS[name]
+    parser = Parser(prog=f"ppo-plasticity {name}", description=command.summary, allow_abbrev=False)
+    command.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        return command.run(parser.read(rest))
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def overview() -> str:
+    """Return the text of `ppo-plasticity --help`."""
+    rows = [f"  {name:<15}{command.summary}" for name, command in COMMANDS.items()]
+    lines = ["usage: ppo-plasticity COMMAND [OPTIONS]", "", *rows, ""]
+    return "\n".join([*lines, "ppo-plasticity COMMAND --help lists the options of a command"])
+
+
+# --- toy -----------------------------------------------------------------------------------------
+
+
+def toy_options(parser: Parser) -> None:
+    """Add the options of `toy`."""
+    parser.add_argument(
+        "--figure",
+        default="toy.png",
+        metavar="PATH",
+        help=f'where to draw, "" for nowhere {DEFAULT}',
+    )
+
+
+def toy_command(options: argparse.Namespace) -> int:
+    """Print the tables of the toy problem and draw its figure."""
+    from ppo_plasticity import toy
+
+    runs = [toy.two_states(alpha) for alpha in toy.ALPHAS]
+    results = toy.ranks()
+    states = [
+        {
+            "alpha": run.alpha,
+            "old_probability_y": run.old_probabilities[1],
+            **{f"ratios_{step}": list(run.ratios[step]) for step in toy.SHOWN_STEPS},
+        }
+        for run in runs
+    ]
+    violations = [dataclasses.asdict(result) for result in results]
+    if options.json:
+        print_json({"two_states": states, "ranks": violations})
+    else:
+        print("Probability ratios (r_x, r_y) after 4, 10 and 20 steps; the clip is at 1.1\n")
+        print_table(states)
+        print(
+            f"\n32 states: greatest ratio, shares of states above {toy.ABOVE}, below {toy.BELOW}\n"
+        )
+        print_table(violations)
+    if options.figure:
+        draw_or_explain(lambda: toy.draw(runs, results, options.figure), options.figure)
+    return 0
+
+
+def draw_or_explain(draw: Callable[[], None], path: str) -> None:
+    """Draw a figure; say in one line where it is or why there is none.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        draw()
+    except ImportError:
+        print("no figure: pip install 'smacv2-suite[plots]'", file=sys.stderr)
+        return
+    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib cannot write
+        raise UsageError(f"--figure {path}: {first_line(error)}") from error
+    print(f"figure: {path}", file=sys.stderr)
+
+
+# --- capacity ------------------------------------------------------------------------------------
+
+
+def capacity_options(parser: Parser) -> None:
+    """Add the options of `capacity`."""
+    add = parser.add_argument
+    add("folder", help="holds the state dicts, *.pt or *.safetensors, read in the order of names")
+    add(
+        "--network",
+        required=True,
+        metavar="MODULE:FACTORY",
+        help="function that returns the network",
+    )
+    add("--observations", required=True, metavar="FILE.npy", help="(rows, ...), of any dtype")
+    add("--loss", default="categorical", help=f"{', '.join(LOSSES)} {DEFAULT}")
+    add("--prefix", default="", help="take only entries that start so, without it, e.g. actor.")
+    add(
+        "--scale",
+        type=number(0),
+        default=1.0,
+        help=f"divide observations by this, e.g. 255 {DEFAULT}",
+    )
+    add("--minibatch", type=whole_number(1), default=256, help=f"rows of a step {DEFAULT}")
+    add("--epochs", type=whole_number(1), default=1, help=f"passes over all rows {DEFAULT}")
+    add("--learning-rate", type=number(0), default=2.5e-4, help=f"of Adam {DEFAULT}")
+    add("--betas", type=number(0, 1), nargs=2, default=[0.9, 0.999], help=f"of Adam {DEFAULT}")
+    add("--max-grad-norm", type=number(0), default=0.5, help=f"gradient clipping {DEFAULT}")
+    add(
+        "--target-seeds",
+        type=whole_number(0),
+        nargs="+",
+        default=[27],
+        help=f"one fit each {DEFAULT}",
+    )
+
+
+def capacity_command(options: argparse.Namespace) -> int:
+    """Measure every checkpoint of a folder and print a row for each of them and each target."""
+    paths = checkpoints(Path(options.folder))
+    if options.loss not in LOSSES:
+        raise UsageError(unknown("loss", options.loss, LOSSES))
+    network = build_network(options.network)
+    probe = build_probe(network, options)
+    rows: list[dict[str, Any]] = []
+    for seed, fresh in probe.fresh.items():
+        rows.append({"checkpoint": "(fresh)", "seed": seed, **statistics(fresh), "ratio": 1.0})
+    for path in paths:
+        load_weights(network, path, options.prefix)
+        for result in probe.measure(network):
+            found = {**statistics(result.network), "ratio": result.ratio}
+            rows.append({"checkpoint": path.name, "seed": result.target_seed, **found})
+    print_json(rows) if options.json else print_table(rows)
+    return 0
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return a folder's state dicts in the order of their names.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if not paths:
+        raise UsageError(f"{folder}: holds no {' or '.join('*' + suffix for suffix in SUFFIXES)}")
+    return paths
+
+
+def build_network(target: str) -> "torch.nn.Module":
+    """Call the function `module:factory`, looked for in the working directory, too.
+
+    Raises:
+        UsageError: there is none, or it returns something else.
+    """
+    import importlib
+
+    from torch import nn
+
+    module, colon, name = target.partition(":")
+    if not colon or not name:
+        raise UsageError(f"--network is {target!r}, must be like my_module:make_network")
+    sys.path.insert(0, os.getcwd())
+    try:
+        network = getattr(importlib.import_module(module), name)()
+    except Exception as error:
+        raise UsageError(
+            f"--network {target}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"--network {target}: returned {type(network).__name__}, not nn.Module")
+    return network
+
+
+def build_probe(network: "torch.nn.Module", options: argparse.Namespace) -> "CapacityProbe":
+    """Read the observations and fit the fresh networks.
+
+    Raises:
+        UsageError: the observations cannot be read or do not fit the network.
+    """
+    import numpy as np
+
+    from ppo_plasticity import capacity
+
+    scale = options.scale
+    fit = capacity.Fit(
+        minibatch=options.minibatch,
+        epochs=options.epochs,
+        optimizer_options={"lr": options.learning_rate, "betas": tuple(options.betas)},
+        max_grad_norm=options.max_grad_norm,
+        prepare=None if scale == 1 else lambda rows: rows / scale,
+    )
+    try:
+        return capacity.CapacityProbe(
+            network,
+            np.load(options.observations, mmap_mode="r"),
+            loss=getattr(capacity, LOSSES[options.loss]),
+            target_seeds=options.target_seeds,
+            fit=fit,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"--observations {options.observations}: {first_line(error)}") from error
+
+
+def load_weights(network: "torch.nn.Module", path: Path, prefix: str) -> None:
+    """Load a state dict, or the part of it that starts with `prefix`.
+
+    Raises:
+        UsageError: the file is no state dict of this network.
+    """
+    try:
+        state = read_state(path)
+        chosen = {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        network.load_state_dict(chosen)
+    except Exception as error:  # unpickling alone raises a dozen kinds
+        raise UsageError(f"{path}: {first_line(error)}") from error
+
+
+def read_state(path: Path) -> dict[str, "torch.Tensor"]:
+    """Return a file's tensors by name."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def statistics(result: "CapacityResult") -> dict[str, float]:
+    """Return the losses that are printed."""
+    return {name: getattr(result, name) for name in STATISTICS}
+
+
+# --- interventions -------------------------------------------------------------------------------
+
+
+def no_options(parser: Parser) -> None:
+    """Add nothing."""
+
+
+def interventions_command(options: argparse.Namespace) -> int:
+    """Print all interventions with their options, defaults and meaning."""
+    from ppo_plasticity.interventions import INTERVENTIONS, describe, options_of
+
+    if options.json:
+        print_json(
+            {
+                name: {
+                    "summary": summary(kind),
+                    "options": {
+                        option: {"default": field.default, "meaning": field.metadata["meaning"]}
+                        for option, field in options_of(kind).items()
+                    },
+                }
+                for name, kind in INTERVENTIONS.items()
+            }
+        )
+        return 0
+    for name, kind in INTERVENTIONS.items():
+        listed = describe(kind)
+        print(f"{name}{':' if listed else ''}{listed}\n    {summary(kind)}")
+    return 0
+
+
+def summary(kind: type) -> str:
+    """Return the first sentence of a docstring."""
+    return (kind.__doc__ or "").partition("\n")[0].strip()
+
+
+COMMANDS = {
+    "toy": Command("print and draw the paper's toy problem", toy_options, toy_command),
+    "capacity": Command("capacity loss of a folder's weights", capacity_options, capacity_command),
+    "interventions": Command("list all interventions", no_options, interventions_command),
+}
+
+
+# --- Values and output ---------------------------------------------------------------------------
+
+
+def whole_number(low: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text) or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low}, not {text!r}")
+        return int(text)
+
+    return read
+
+
+def number(low: float, high: float = 1e9) -> Callable[[str], float]:
+    """Return a reader of numbers above `low` and below `high`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = low
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(
+                f"must be a number above {low:g} and below {high:g}, not {text!r}"
+            )
+        return value
+
+    return read
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Return one line that names what was given, the nearest match and what is allowed."""
+    names = list(allowed)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f", did you mean {nearest[0]}?" if nearest else ""
+    return f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the message of an error in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows with the same keys in columns, aligned to the right."""
+    lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def cell(value: object) -> str:
+    """Return a value as it stands in a table."""
+    if isinstance(value, list):
+        return "(" + ", ".join(f"{part:.3f}" for part in value) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

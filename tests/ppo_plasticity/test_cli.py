@@ -1,0 +1,184 @@
+"""The command `ppo-plasticity`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ppo_plasticity import cli
+from ppo_plasticity.interventions import INTERVENTIONS
+
+FACTORY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+def number():
+    return 3
+"""
+
+
+def network():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return arguments for a folder with two checkpoints of an actor."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "factory_of_networks.py").write_text(FACTORY)
+    (tmp_path / "run").mkdir()
+    torch.manual_seed(0)
+    for step in (1, 2):
+        state = {f"actor.{name}": value for name, value in network().state_dict().items()}
+        torch.save(state, tmp_path / "run" / f"step_{step}.pt")
+    frames = np.random.default_rng(0).integers(0, 255, (64, 4), np.uint8)
+    np.save(tmp_path / "obs.npy", frames)
+    yield {
+        "folder": "run",
+        "--network": "factory_of_networks:make",
+        "--observations": "obs.npy",
+        "--prefix": "actor.",
+        "--scale": "255",
+        "--minibatch": "16",
+    }
+    sys.modules.pop("factory_of_networks", None)
+
+
+def capacity(arguments, *more):
+    flags = [part for item in arguments.items() if item[0] != "folder" for part in item]
+    return cli.main(["capacity", arguments["folder"], *flags, *more])
+
+
+def refused(capsys, status):
+    """Return the one line that a refused command prints."""
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_the_toy_command_prints_the_table_and_draws(tmp_path, capsys):
+    assert cli.main(["toy", "--figure", str(tmp_path / "toy.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "(1.042, 1.108)  (1.068, 1.173)  (1.103, 1.253)" in printed
+    assert (tmp_path / "toy.png").stat().st_size > 0
+
+
+def test_the_toy_command_prints_json(capsys):
+    assert cli.main(["toy", "--json", "--figure", ""]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["alpha"] for row in printed["two_states"]] == [3, -2, -1]
+    assert printed["ranks"][-1]["above"] == 0
+
+
+def test_without_matplotlib_the_table_is_printed_with_a_hint(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["toy"]) == 0
+    captured = capsys.readouterr()
+    assert "(1.103, 1.253)" in captured.out
+    assert captured.err == "no figure: pip install 'smacv2-suite[plots]'\n"
+
+
+@pytest.mark.parametrize("path", ["missing/toy.png", "toy.nonsense"])
+def test_a_figure_that_cannot_be_written_is_refused(tmp_path, capsys, path):
+    assert cli.main(["toy", "--figure", str(tmp_path / path)]) == 2
+    assert "--figure" in capsys.readouterr().err
+
+
+def test_capacity_prints_a_row_for_each_checkpoint_and_target(folder, capsys):
+    assert capacity(folder, "--target-seeds", "1", "2", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["checkpoint"], row["seed"]) for row in rows] == [
+        *(("(fresh)", 1), ("(fresh)", 2)),
+        *(("step_1.pt", 1), ("step_1.pt", 2), ("step_2.pt", 1), ("step_2.pt", 2)),
+    ]
+    assert all(row[name] > 0 for row in rows for name in (*cli.STATISTICS, "ratio"))
+
+
+def test_capacity_prints_a_table(folder, capsys):
+    assert capacity(folder) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["checkpoint", "seed", *cli.STATISTICS, "ratio"]
+    assert len(rows) == 3
+
+
+def test_capacity_reads_safetensors(folder, capsys):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    for path in Path("run").iterdir():
+        save_file(torch.load(path), path.with_suffix(".safetensors"))
+    assert capacity(folder, "--json") == 0
+    _, *rows = json.loads(capsys.readouterr().out)
+    losses = {row.pop("checkpoint"): row for row in rows}
+    assert losses["step_1.pt"] == losses["step_1.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folder": "nowhere"}, "nowhere: no such folder"),
+        ({"folder": "."}, "holds no *.pt or *.safetensors"),
+        ({"--network": "make"}, "must be like my_module:make_network"),
+        ({"--network": "missing_module:make"}, "No module named 'missing_module'"),
+        ({"--network": "factory_of_networks:mak"}, "has no attribute 'mak'"),
+        ({"--network": "factory_of_networks:number"}, "returned int, not nn.Module"),
+        ({"--observations": "missing.npy"}, "missing.npy: "),
+        ({"--minibatch": "65"}, "64 observations are less than one minibatch of 65"),
+        ({"--minibatch": "0"}, "must be a whole number from 1, not '0'"),
+        ({"--scale": "nan"}, "must be a number above 0"),
+        ({"--prefix": "critic."}, "step_1.pt: Error(s) in loading state_dict"),
+        ({"--loss": "categoric"}, "unknown loss 'categoric', did you mean categorical?"),
+    ],
+)
+def test_wrong_input_of_capacity_is_answered_with_one_line(folder, capsys, change, message):
+    assert message in refused(capsys, capacity(folder | change))
+
+
+def test_a_file_that_is_no_state_dict_is_named(folder, capsys):
+    Path("run/step_0.pt").write_text("not a checkpoint")
+    assert "step_0.pt: " in refused(capsys, capacity(folder))
+
+
+def test_the_list_of_interventions_has_them_all(capsys):
+    assert cli.main(["interventions"]) == 0
+    printed = capsys.readouterr().out
+    assert "redo:every=100,threshold=0.1\n" in printed
+    assert cli.main(["interventions", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(INTERVENTIONS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["capasity"], "unknown command 'capasity', did you mean capacity?"),
+        (["toy", "--figur", "x"], "toy: unknown option '--figur', did you mean --figure?"),
+        (["toy", "extra"], "toy: unrecognized arguments: extra"),
+        (["capacity"], "capacity: the following arguments are required"),
+    ],
+)
+def test_wrong_commands_are_answered_with_one_line(capsys, arguments, message):
+    assert message in refused(capsys, cli.main(arguments))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["toy", "--help"], ["nonsense"]])
+def test_help_and_mistakes_do_not_import_torch(arguments):
+    code = (
+        "import runpy, sys; sys.dont_write_bytecode = True;"
+        f" main = runpy.run_path({cli.__file__!r})['main']; main({arguments!r});"
+        " assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_python_m_is_the_same_command():
+    command = [sys.executable, "-m", "ppo_plasticity", "--help"]
+    root = Path(cli.__file__).parent.parent
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    assert done.stdout == cli.overview() + "\n"
