@@ -1,6 +1,8 @@
 """Probes on networks as users lay them out: which layers are seen, and what is measured."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -391,3 +393,15 @@ def test_an_actor_of_torchrl():
     actor = TensorDictModule(network, in_keys=["observation"], out_keys=["logits"])
     data = TensorDict({"observation": torch.randn(16, 3)}, batch_size=[16])
     assert Probe(actor).measure(data).keys() == METRICS
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_the_examples_of_the_page_run(code):
+    for package in ("stable_baselines3", "torchrl"):
+        if package in code:
+            pytest.importorskip(package, reason="not installed")
+    exec(compile(code, "docs/metrics.md", "exec"), {"__name__": "__main__"})
