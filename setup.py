@@ -12,7 +12,7 @@ VERSION = re.search(
 
 EXTRAS = {
     "atari": ["ale-py>=0.12"],
-    "mujoco": ["mujoco>=3.1.3"],
+    "mujoco": ["imageio", "mujoco>=3.1.3"],  # Gymnasium's tasks import imageio
     "envpool": ["envpool>=1.2.5"],
     "sc2": ["pysc2==4.0.0", "pys2clientprotocol", "protobuf", "websockets"],
     "cuda": ["numba-cuda[cu13]>=0.30"],  # cu13 brings NVVM, NVRTC and the runtime as wheels
@@ -68,6 +68,10 @@ setup(
     ],
     extras_require=EXTRAS,
     entry_points={
-        "console_scripts": ["smacv2 = smacv2.cli:main", "baselines = baselines.cli:main"]
+        "console_scripts": [
+            "smacv2 = smacv2.cli:main",
+            "baselines = baselines.cli:main",
+            "ppo-plasticity = ppo_plasticity.cli:main",
+        ]
     },
 )

@@ -60,6 +60,17 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return target
 
 
+def save_snapshot(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write the weights alone, whole or not at all, as `step_000001234.safetensors`."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step_{checkpoint.global_step:012d}.safetensors"
+    temporary = path.with_name(f".tmp_{path.name}")
+    _write_weights(temporary, checkpoint)
+    _sync(temporary)
+    temporary.replace(path)
+    return path
+
+
 def load(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder.
 
@@ -140,15 +151,19 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    weights = {name: value.contiguous().cpu() for name, value in checkpoint.weights.items()}
-    metadata = checkpoint.metadata | {"global_step": str(checkpoint.global_step)}
-    safetensors.torch.save_file(weights, folder / "policy.safetensors", metadata)
+    _write_weights(folder / "policy.safetensors", checkpoint)
     trainer = checkpoint.trainer | {"global_step": checkpoint.global_step}
     torch.save(trainer, folder / "trainer.pt")
     arrays = {name: np.array(value, order="C") for name, value in checkpoint.env.items()}
     safetensors.numpy.save_file(arrays, folder / "env.safetensors")
     for name in FILES:
         _sync(folder / name)
+
+
+def _write_weights(path: Path, checkpoint: Checkpoint) -> None:
+    weights = {name: value.contiguous().cpu() for name, value in checkpoint.weights.items()}
+    metadata = checkpoint.metadata | {"global_step": str(checkpoint.global_step)}
+    safetensors.torch.save_file(weights, path, metadata)
 
 
 def _describe(path: Path) -> dict[str, Any]:

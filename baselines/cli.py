@@ -17,16 +17,24 @@ from typing import Any
 
 import tyro
 
-from baselines.config import EvaluateConfig, MappoConfig, QuickstartConfig, recorded_config
+from baselines.config import (
+    EvaluateConfig,
+    MappoConfig,
+    PpoConfig,
+    QuickstartConfig,
+    recorded_config,
+)
 from baselines.errors import UsageError, expected
+from baselines.profiles import profile_defaults
 
 # name: (summary, config, module and function that take it and return the exit status)
 COMMANDS: dict[str, tuple[str, type, str]] = {
     "quickstart": ("train and evaluate in five minutes", QuickstartConfig, "quickstart:main"),
     "mappo": ("train MAPPO or IPPO", MappoConfig, "mappo:main"),
+    "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
     "evaluate": ("win rate of a run on held-out battles", EvaluateConfig, "evaluate:main"),
 }
-RESUMABLE = {"mappo": MappoConfig}
+RESUMABLE = {"mappo": MappoConfig, "ppo": PpoConfig}
 # What may differ from the record when a run is resumed: nothing that changes its course.
 CHANGEABLE = {
     "total_steps",
@@ -76,7 +84,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(expected("command", name, COMMANDS))
     _, config_class, target = COMMANDS[name]
-    config = parse(name, config_class, rest)
+    default = profile_defaults(rest) if name == "ppo" else None
+    config = parse(name, config_class, rest, default)
     if name in RESUMABLE and config.resume:
         config = resumed_config(name, config_class, config.resume, rest)
     return load(target)(config)

@@ -16,8 +16,34 @@ MAX_HIDDEN_SIZE = 2**16
 Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
 
+Interventions = Annotated[
+    tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="[NET.]NAME[:KEY=VALUE,...]")
+]
+
+
 @dataclasses.dataclass(frozen=True)
-class MappoConfig:
+class PlasticityConfig:
+    """What every learner can measure and mend of its networks' plasticity (docs/plasticity.md)."""
+
+    probe: int = 0
+    """Measure ranks, dead units, norms and the trust region every so many iterations; 0: never."""
+    pfo_coef: float = 0.0
+    """Weight of Proximal Feature Optimization, the squared change of pre-activations; 0: off."""
+    pfo_layers: Literal["last", "all"] = "last"
+    """Pre-activations it holds: of the last hidden layer or of all hidden layers."""
+    pfo_distance: Literal["l2", "cosine"] = "l2"
+    """Squared change a unit, or minus the cosine."""
+    pfo_mode: Literal["soft", "clip"] = "soft"
+    """Add it to the loss, or drop the samples that have moved too far from theirs."""
+    pfo_network: Literal["actor", "critic", "both"] = "actor"
+    """Networks it applies to."""
+    intervention: Interventions = ()
+    """Such as redo:threshold=0.1 or actor.l2_init:coef=0.001 (both networks unless one is named);
+    repeat the flag for more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MappoConfig(PlasticityConfig):
     """Train MAPPO (Yu et al. 2022), or IPPO with --critic-input obs."""
 
     env: str = "smacv2/terran_5_vs_5"
@@ -107,6 +133,146 @@ class MappoConfig:
         for name in ("ent_coef", "vf_coef", "checkpoint_minutes", "checkpoint_steps"):
             check_range(name, getattr(self, name), low=0)
         check_range("num_threads", self.num_threads, low=0)
+        check_plasticity(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PpoConfig(PlasticityConfig):
+    """Train PPO (Schulman et al. 2017) on Atari, MuJoCo or any Gymnasium environment."""
+
+    env: str = "Hopper-v5"
+    """Gymnasium id ("module:id" imports the module first)."""
+    env_option: Options = ()
+    """Environment keyword such as ctrl_cost_weight=0.1, value in TOML; repeat the flag for more."""
+    source: Literal["auto", "gymnasium", "ale", "envpool"] = "auto"
+    """What steps the environments; auto is the fastest of those installed (docs/baselines.md)."""
+    profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
+    """Named set of defaults for everything below; flags given apart win over it."""
+    total_steps: int = 1_000_000
+    """Environment steps to train for, summed over the envs of one seed, reset steps included."""
+    seed: int = 1
+    """Seed of everything: environments, weights, actions; 0 to 2**32 - 1."""
+    seeds: int = 1
+    """How many seeds (seed, seed + 1, ...) to train at once; each equals its lone run."""
+    resume: str = ""
+    """Run folder to continue from its last checkpoint; other flags then come from its record."""
+
+    num_envs: int = 1
+    """Environments stepped at once, for each seed."""
+    num_steps: int = 2048
+    """Rollout length of each env in one iteration."""
+
+    frame_skip: int = 4
+    """Atari: frames an action is repeated for."""
+    sticky: float = 0.0
+    """Atari: probability that the emulator repeats the action before instead."""
+    max_pool: bool = True
+    """Atari: show the maximum of the last two frames."""
+    noop_max: int = 30
+    """Atari: at most so many idle steps at the start."""
+    fire_reset: bool = True
+    """Atari: press fire at the start."""
+    episodic_life: bool = True
+    """Atari: a lost life ends the episode for the learner; returns are logged by game."""
+    obs_norm: Literal["none", "running", "frozen"] = "running"
+    """Normalise observations by running statistics, or by those of 1,000 random steps an env."""
+    obs_clip: float = 10.0
+    """Bound of normalised observations; 0: none."""
+    time_feature: bool = False
+    """Append the share of the episode limit that has passed, from -1 to 1."""
+    reward_norm: Literal["none", "running", "sign"] = "running"
+    """What the learner sees of a reward: itself, divided by the returns' deviation, its sign."""
+    reward_clip: float = 10.0
+    """Bound of running-normalised rewards; 0: none."""
+    timeout_is_terminal: bool = True
+    """Treat the episode limit as the end of the world, as CleanRL does; else bootstrap."""
+
+    activation: Literal["tanh", "relu", "gelu", "leaky_relu"] = "tanh"
+    """Nonlinearity of all hidden layers (pixels: NatureCNN with it)."""
+    hidden_size: int = 64
+    """Width of the two hidden layers; pixels: of the one after the convolutions."""
+    shared_trunk: bool = False
+    """One trunk for actor and critic, separate heads."""
+    init: Literal["orthogonal", "pytorch"] = "orthogonal"
+    """Weights: orthogonal (heads with gain 0.01 and 1), or PyTorch's default."""
+    policy: Literal["normal", "tanh_normal", "tanh_normal_atanh"] = "normal"
+    """Continuous actions: a normal, clipped by the environment; one squashed to the bounds; that
+    with log-probabilities from the squashed action, which explode as the published code's do."""
+    state_std: bool = False
+    """Let the network predict the standard deviation; else it is a parameter."""
+
+    learning_rate: float = 3e-4
+    """Adam's step size."""
+    anneal_lr: bool = True
+    """Lower the learning rate linearly to zero over total_steps."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    gamma: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    update_epochs: int = 10
+    """Passes over each rollout."""
+    num_minibatches: int = 32
+    """Minibatches in a pass."""
+    clip_coef: float = 0.2
+    """Clip range of the policy ratio, and of the value change."""
+    log_ratio_clamp: bool = False
+    """Bound log-ratios to [ln 1e-7, ln 1e9] before they are exponentiated."""
+    ent_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    vf_coef: float = 0.5
+    """Weight of the value loss, half the squared error."""
+    max_grad_norm: float = 0.5
+    """Gradient norm limit."""
+    clip_grad_apart: bool = False
+    """Limit the gradients of actor and critic separately."""
+    step_trunk_twice: bool = False
+    """With a shared trunk: two optimizers clip and step it, one after the other (published)."""
+    clip_vloss: bool = True
+    """Take the larger of the clipped and the plain value loss."""
+    norm_adv: Literal["none", "unbiased", "biased"] = "unbiased"
+    """Normalise advantages in each minibatch, by this estimate of their deviation."""
+    target_kl: float = 0.0
+    """End an iteration's updates when a minibatch's KL estimate exceeds this; 0: never."""
+
+    device: str = "cpu"
+    """PyTorch device of networks and rollout buffer."""
+    num_threads: int = 1
+    """CPU threads for PyTorch; 0 means all cores this process may use."""
+    runs_dir: str = "runs"
+    """Folder that receives the run folder."""
+    snapshots: int = 0
+    """Weights kept over the whole run, the initial ones included (the paper keeps 41); 0: none."""
+    checkpoint_minutes: float = 2.0
+    """Save a checkpoint when this many minutes have passed; 0 turns it off."""
+    checkpoint_steps: int = 0
+    """Save a checkpoint when this many env steps have passed; 0 turns it off."""
+    keep_checkpoints: int = 3
+    """How many of the latest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use, each with one line."""
+        check_seed(self.seed)
+        check_range("seeds", self.seeds, low=1, high=1024)
+        check_seed(self.seed + self.seeds - 1)
+        for name in ("total_steps", "num_steps", "update_epochs", "frame_skip"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("num_envs", self.num_envs, low=1, high=MAX_ENVS)
+        check_range("hidden_size", self.hidden_size, low=1, high=MAX_HIDDEN_SIZE)
+        rows = self.num_envs * self.num_steps
+        check_range("num_minibatches", self.num_minibatches, low=1, high=rows)
+        check_range("keep_checkpoints", self.keep_checkpoints, low=1)
+        for name in ("gamma", "gae_lambda", "sticky"):
+            check_range(name, getattr(self, name), low=0.0, high=1.0)
+        for name in ("learning_rate", "clip_coef", "max_grad_norm", "adam_eps"):
+            check_range(name, getattr(self, name), low=0.0, exclusive=True)
+        for name in (
+            *("ent_coef", "vf_coef", "checkpoint_minutes", "checkpoint_steps", "target_kl"),
+            *("num_threads", "noop_max", "obs_clip", "reward_clip", "snapshots"),
+        ):
+            check_range(name, getattr(self, name), low=0)
+        check_plasticity(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +340,8 @@ def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
     ]
     if wrong:
         raise UsageError(f"config.json has other fields: {', '.join(wrong)}")
-    return config_class(**fields | {"env_option": tuple(fields["env_option"])})
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return config_class(**fields | lists)
 
 
 def _same_type(value: Any, default: Any) -> bool:
@@ -183,6 +350,12 @@ def _same_type(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(default)
+
+
+def check_plasticity(config: PlasticityConfig) -> None:
+    """Raise `UsageError` for a probe or PFO setting that no run could use."""
+    check_range("probe", config.probe, low=0)
+    check_range("pfo_coef", config.pfo_coef, low=0)
 
 
 def check_seed(seed: int) -> None:

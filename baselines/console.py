@@ -59,6 +59,7 @@ def describe(global_step: int, total_steps: int, metrics: dict[str, float]) -> d
     fields = {"step": f"{global_step:,}/{total_steps:,}"}
     if "charts/win_rate" in metrics:
         fields["win"] = f"{metrics['charts/win_rate']:.1%}"
+    if "charts/episodic_return" in metrics:
         fields["return"] = f"{metrics['charts/episodic_return']:.2f}"
         fields["length"] = f"{metrics['charts/episodic_length']:.1f}"
     fields["steps/s"] = f"{metrics['charts/SPS']:,.0f}"

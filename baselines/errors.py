@@ -8,6 +8,10 @@ class UsageError(ValueError):
     """Bad input from the user: commands print its one line and exit with status 2."""
 
 
+class TrainingError(UsageError):
+    """Training that cannot go on; the one line says where it stands."""
+
+
 def expected(what: str, given: object, allowed: Iterable[str], limit: int = 8) -> str:
     """Return one line that names what was given, the nearest match and what is allowed.
 

@@ -25,6 +25,8 @@ from baselines.run import (
     Run,
     StopRequest,
     derive_seeds,
+    describe_environment,
+    exit_status,
     prepare_torch,
     random_states,
     set_random_states,
@@ -64,11 +66,6 @@ def main(config: MappoConfig) -> int:
     return exit_status(stopped)
 
 
-def exit_status(stopped: int | None) -> int:
-    """Return 130 after Ctrl-C, so that shell loops stop too, and 0 otherwise: all is saved."""
-    return 130 if stopped == signal.SIGINT else 0
-
-
 def train(config: MappoConfig) -> tuple[Path, int | None]:
     """Train, or continue the run `config.resume`.
 
@@ -81,12 +78,12 @@ def train(config: MappoConfig) -> tuple[Path, int | None]:
     threads = prepare_torch(config.num_threads, config.device)
     config = dataclasses.replace(config, num_threads=threads)
     env = make_env(config.env, config.num_envs, config.env_option)
-    trainer = make_trainer(config, env)
+    trainer, environment = make_trainer(config, env), describe_environment(env)
     if config.resume:
-        run, checkpoint = Run.resume(Path(config.resume), config, env)
+        run, checkpoint = Run.resume(Path(config.resume), config, environment)
         load_state(trainer, checkpoint)
     else:
-        run = Run.start("mappo", config, env)
+        run = Run.start("mappo", config, environment)
         run.save(save_state(trainer))
     progress = Progress(config.total_steps, trainer.global_step)
     try:

@@ -1,5 +1,8 @@
-"""Running normalisation of returns."""
+"""Running statistics of returns, observations and rewards."""
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,3 +60,57 @@ class ValueNorm(nn.Module):
             return values
         mean, deviation = self.statistics()
         return values * deviation + mean
+
+
+class RunningMoments:
+    """Mean and variance of a stream of numbers, apart for each seed (Chan et al. 1979).
+
+    It starts with mean 0, variance 1 and a count of 1e-4, as Gymnasium's wrappers do.
+
+    Args:
+        seeds: streams.
+        shape: of one sample.
+    """
+
+    def __init__(self, seeds: int, shape: tuple[int, ...]) -> None:
+        self.mean = np.zeros((seeds, *shape))
+        self.variance = np.ones((seeds, *shape))
+        self.count = np.full((seeds, *(1 for _ in shape)), 1e-4)
+
+    def update(self, samples: np.ndarray, counts: np.ndarray | None = None) -> None:
+        """Fold in samples (seeds, rows, *shape) but for rows with 0 in `counts` (seeds, rows)."""
+        if counts is None and samples.shape[1] == 1:
+            self._merge(samples[:, 0], 0.0, 1.0)
+            return
+        if counts is None:
+            self._merge(samples.mean(1), samples.var(1), float(samples.shape[1]))
+            return
+        weights = counts.reshape(*counts.shape, *(1 for _ in samples.shape[2:])).astype(np.float64)
+        number = weights.sum(1)
+        divisor = np.maximum(number, 1.0)
+        mean = (samples * weights).sum(1) / divisor
+        variance = (np.square(samples - mean[:, None]) * weights).sum(1) / divisor
+        self._merge(mean, variance, number)
+
+    def _merge(self, mean: np.ndarray, variance: Any, number: Any) -> None:
+        total = self.count + number
+        delta = mean - self.mean
+        squares = self.variance * self.count + variance * number
+        squares += np.square(delta) * (self.count * number / total)
+        self.mean = self.mean + delta * (number / total)
+        self.variance = squares / total
+        self.count = total
+
+    def deviation(self) -> np.ndarray:
+        """Return standard deviations (seeds, *shape), with 1e-8 added to the variance."""
+        return np.sqrt(self.variance + 1e-8)
+
+    def state_dict(self, seed: int) -> dict[str, Tensor]:
+        """Return one seed's statistics."""
+        names = ("mean", "variance", "count")
+        return {name: torch.as_tensor(np.array(getattr(self, name)[seed])) for name in names}
+
+    def load_state_dict(self, seed: int, saved: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` returned."""
+        for name, value in saved.items():
+            getattr(self, name)[seed] = value.numpy()

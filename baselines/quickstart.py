@@ -2,6 +2,7 @@
 
 from baselines import evaluate, mappo
 from baselines.config import EvaluateConfig, MappoConfig, QuickstartConfig
+from baselines.run import exit_status
 
 
 def main(config: QuickstartConfig) -> int:
@@ -15,7 +16,7 @@ def main(config: QuickstartConfig) -> int:
         )
     )
     if stopped is not None:
-        return mappo.exit_status(stopped)
+        return exit_status(stopped)
     result, stored = evaluate.evaluate_run(EvaluateConfig(str(path), episodes=config.episodes))
     print(evaluate.summary(result))
     print(f"run folder  {path}\nevaluation  {stored}\n\nnext:")

@@ -15,10 +15,10 @@ Act = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Te
 
 
 class Clock:
-    """Seconds spent in env, inference and learn since the last `lap`."""
+    """Seconds spent in each part of an iteration since the last `lap`."""
 
     def __init__(self) -> None:
-        self.seconds = {"env": 0.0, "inference": 0.0, "learn": 0.0}
+        self.seconds = dict.fromkeys(("env", "inference", "learn", "probe"), 0.0)
         self._last = time.perf_counter()
 
     def spent(self, part: str) -> None:

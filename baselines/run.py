@@ -5,6 +5,7 @@ runs/<env>__<algorithm>__seed<seed>__<utc>/
   metrics.jsonl    one line an iteration
   events.out.*     the same for TensorBoard
   checkpoints/     see `baselines.checkpoints`
+  snapshots/       weights kept over the whole run, where they were asked for
   evaluations/     see `baselines.evaluate`
 """
 
@@ -22,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +60,33 @@ class Run:
             self._writer.add_text("config", f"```json\n{json.dumps(record, indent=2)}\n```")
 
     @classmethod
-    def start(cls, algorithm: str, config: Any, env: Any) -> "Run":
+    def start(
+        cls, algorithm: str, config: Any, environment: dict[str, Any], parent: Path | None = None
+    ) -> "Run":
         """Make a new run folder and write its config.json.
+
+        Args:
+            algorithm: its command.
+            config: its settings.
+            environment: `id` and `fingerprint`, see `describe_environment`.
+            parent: group to which the run belongs; else it gets a folder in `config.runs_dir`.
 
         Raises:
             UsageError: the folder cannot be made.
         """
-        record = describe_run(algorithm, config, env)
-        slug = env.spec.id.replace("/", "_")
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-        name = f"{slug}__{algorithm}__seed{config.seed}__{stamp}"
-        try:
-            path = _new_folder(Path(config.runs_dir), name)
-        except OSError as error:
-            raise UsageError(f"--runs-dir {config.runs_dir}: {error}") from error
+        record = describe_run(algorithm, config, environment)
+        if parent is None:
+            path = new_run_folder(algorithm, config, environment["id"], f"seed{config.seed}")
+        else:
+            path = _new_folder(parent, f"seed{config.seed}")
         lock = lock_folder(path)
         write_json(path / "config.json", record)
         return cls(path, record, lock)
 
     @classmethod
-    def resume(cls, path: Path, config: Any, env: Any) -> tuple["Run", Checkpoint]:
+    def resume(
+        cls, path: Path, config: Any, environment: dict[str, Any]
+    ) -> tuple["Run", Checkpoint]:
         """Open a run folder to go on from its last good checkpoint, which is returned too.
 
         Raises:
@@ -85,7 +94,7 @@ class Run:
                 another.
         """
         record = read_record(path)
-        fingerprint = plain(env.unwrapped.fingerprint)
+        fingerprint = plain(environment["fingerprint"])
         if fingerprint != record["environment"]["fingerprint"]:
             old = record["environment"]["fingerprint"]
             changed = [key for key in {*old, *fingerprint} if old.get(key) != fingerprint.get(key)]
@@ -132,6 +141,117 @@ class Run:
         self._metrics.close()
         self._writer.close()
         os.close(self._lock)
+
+
+class RunGroup:
+    """The runs of several seeds that train at once, each with a folder of its own.
+
+    A lone seed has the usual run folder. Several have `seed<seed>` folders in one group folder,
+    each a full run folder that can go on alone.
+
+    Args:
+        path: the run folder, or the folder of the group.
+        runs: one a seed.
+    """
+
+    def __init__(self, path: Path, runs: Sequence[Run]) -> None:
+        self.path, self.runs = path, list(runs)
+
+    @classmethod
+    def start(cls, algorithm: str, config: Any, environment: dict[str, Any]) -> "RunGroup":
+        """Make the folders."""
+        if config.seeds == 1:
+            run = Run.start(algorithm, config, environment)
+            return cls(run.path, [run])
+        seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
+        path = new_run_folder(algorithm, config, environment["id"], seeds)
+        alone = [_alone(config, index) for index in range(config.seeds)]
+        return cls(path, [Run.start(algorithm, one, environment, path) for one in alone])
+
+    @classmethod
+    def resume(cls, path: Path, config: Any, environment: dict[str, Any]) -> "RunGroup":
+        """Open the folders to go on."""
+        folders = run_folders(path)
+        alone = [_alone(config, index) for index in range(config.seeds)]
+        pairs = zip(folders, alone, strict=True)
+        return cls(path, [Run.resume(folder, one, environment)[0] for folder, one in pairs])
+
+    @staticmethod
+    def checkpoints(path: Path) -> list[Checkpoint]:
+        """Return the latest good checkpoint of each run.
+
+        Raises:
+            UsageError: there is none, or those of a group stand at different iterations.
+        """
+        found = [checkpoints.load_latest(f / "checkpoints", clean=False) for f in run_folders(path)]
+        iterations = {checkpoint.trainer["iteration"] for checkpoint, _ in found}
+        if len(iterations) > 1:
+            raise UsageError(
+                f"{path}: its runs stand at iterations {sorted(iterations)}; resume each alone"
+            )
+        return [checkpoint for checkpoint, _ in found]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The run folders."""
+        return [run.path for run in self.runs]
+
+    def log(self, global_steps: Sequence[int], metrics: Sequence[dict[str, float]]) -> None:
+        """Write one iteration's scalars of each run."""
+        for run, step, values in zip(self.runs, global_steps, metrics, strict=True):
+            run.log(int(step), values)
+
+    def checkpoint_due(self, global_steps: Sequence[int]) -> bool:
+        """Say whether the first run's cadence asks for a checkpoint now."""
+        return self.runs[0].checkpoint_due(int(global_steps[0]))
+
+    def save(self, saved: Sequence[Checkpoint]) -> None:
+        """Write each run's checkpoint."""
+        for run, checkpoint in zip(self.runs, saved, strict=True):
+            run.save(checkpoint)
+
+    def snapshot(self, saved: Sequence[Checkpoint]) -> None:
+        """Write each run's weights where they are kept for good."""
+        for run, checkpoint in zip(self.runs, saved, strict=True):
+            checkpoints.save_snapshot(run.path / "snapshots", checkpoint)
+
+    def last_checkpoint(self, index: int) -> Path:
+        """Return the latest checkpoint folder of one run."""
+        return checkpoints.step_folders(self.runs[index].path / "checkpoints")[-1]
+
+    def how_to_continue(self, command: str, number: int) -> str:
+        """Return what to print when a signal has stopped the runs."""
+        name = signal.Signals(number).name
+        return f"{name}: saved; continue with\n  baselines {command} --resume {self.path}"
+
+    def close(self) -> None:
+        """Close the files."""
+        for run in self.runs:
+            run.close()
+
+
+def run_folders(path: Path) -> list[Path]:
+    """Return the run folders that a path names: itself, or those of its group by seed.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if (path / "config.json").exists():
+        return [path]
+    found = [folder for folder in path.glob("seed*") if (folder / "config.json").exists()]
+    if not found:
+        raise UsageError(f"{path}: not a run folder (no readable config.json in it)")
+    return sorted(found, key=lambda folder: read_record(folder)["config"]["seed"])
+
+
+def _alone(config: Any, index: int) -> Any:
+    """Return the config of one seed of several."""
+    return dataclasses.replace(config, seed=config.seed + index, seeds=1)
+
+
+def exit_status(stopped: int | None) -> int:
+    """Return 130 after Ctrl-C, so that shell loops stop too, and 0 otherwise: all is saved."""
+    return 130 if stopped == signal.SIGINT else 0
 
 
 class StopRequest:
@@ -190,8 +310,8 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 1 << 30)
 
 
-def derive_seeds(seed: int) -> tuple[int, int]:
-    """Return the seeds of environment and learner for a run's seed.
+def derive_seeds(seed: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return the seeds of environment and learner for a run's seed (or for several numbers).
 
     Env i of a vector environment plays stream `seed + i`, so neighbouring run seeds would share
     almost all battles; hashed, they are far apart. `seed + i` stays below 2**32 for 2**16 envs.
@@ -249,13 +369,17 @@ def _lacking(content: Any, promised: dict[str, type], prefix: str) -> list[str]:
     ]
 
 
-def describe_run(algorithm: str, config: Any, env: Any) -> dict[str, Any]:
+def describe_environment(env: Any) -> dict[str, Any]:
+    """Return what a run records of an environment of battles: `id` and `fingerprint`."""
+    return {"id": env.spec.id, "fingerprint": env.unwrapped.fingerprint}
+
+
+def describe_run(algorithm: str, config: Any, environment: dict[str, Any]) -> dict[str, Any]:
     """Return what config.json holds."""
-    unwrapped = env.unwrapped
     return {
         "algorithm": algorithm,
         "config": dataclasses.asdict(config),
-        "environment": {"id": env.spec.id, "fingerprint": plain(unwrapped.fingerprint)},
+        "environment": plain(environment),
         **_circumstances(),
         "resumed": [],
     }
@@ -326,6 +450,20 @@ def lock_folder(path: Path) -> int:
         os.close(descriptor)
         raise UsageError(f"{path}: another process is writing this run") from error
     return descriptor
+
+
+def new_run_folder(algorithm: str, config: Any, env_id: str, seeds: str) -> Path:
+    """Make an empty folder in `config.runs_dir`.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    slug = env_id.replace("/", "_")
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    try:
+        return _new_folder(Path(config.runs_dir), f"{slug}__{algorithm}__{seeds}__{stamp}")
+    except OSError as error:
+        raise UsageError(f"--runs-dir {config.runs_dir}: {error}") from error
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -1,14 +1,25 @@
-"""Gymnasium ids to vector environments; errors name the id or option and its nearest match."""
+"""Gymnasium ids to vector environments; errors name the id or option and its nearest match.
 
+`make_env` makes battles of several agents. `make_vector_env` makes everything else, whoever steps
+it, as a `VectorEnv`: one seed an env, NEXT_STEP resets, float32, rewards as the environment pays
+them.
+"""
+
+import dataclasses
 import importlib
+import importlib.util
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
 
+from baselines.config import PpoConfig
 from baselines.errors import UsageError, expected
+from baselines.profiles import ATARI, CONTINUOUS, kind_of
 
 # What a wrong option, a missing driver or too many battles raise while an environment is made.
 FAILURES = (
@@ -44,15 +55,219 @@ def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> Any:
     return env
 
 
+@dataclasses.dataclass
+class Steps:
+    """What one step of all envs gave, each (num_envs,) but obs."""
+
+    obs: np.ndarray  # (num_envs, *obs_shape) float32 or uint8
+    reward: np.ndarray  # float32, as the environment pays it
+    terminated: np.ndarray  # bool; a lost life too where lives are episodes
+    truncated: np.ndarray  # bool
+    ended: np.ndarray  # bool, the whole episode (the game, not the life) has ended
+    resets: np.ndarray  # bool, the next step only resets and is no transition
+
+
+class VectorEnv:
+    """Environments of one id under one contract, whatever steps them.
+
+    Args:
+        env: a NEXT_STEP vector environment of Gymnasium, ALE or EnvPool.
+        env_id: the id that was asked for.
+        source: `"gymnasium"`, `"ale"` or `"envpool"`.
+        settings: what decides results and belongs into the run's record.
+    """
+
+    def __init__(self, env: Any, env_id: str, source: str, settings: dict[str, Any]) -> None:
+        self.env, self.id, self.source, self.settings = env, env_id, source, settings
+        self.num_envs: int = len(settings["seeds"])
+        self.obs_space = getattr(env, "single_observation_space", env.observation_space)
+        self.action_space = getattr(env, "single_action_space", env.action_space)
+        self.max_episode_steps: int | None = settings["max_episode_steps"]
+        self.discrete = isinstance(self.action_space, Discrete)
+        self._check_spaces()
+        self.obs_dtype = np.uint8 if self.obs_space.dtype == np.uint8 else np.float32
+        self._action_dtype = self.action_space.dtype
+        self._has_lives = settings.get("episodic_life", False)
+
+    def _check_spaces(self) -> None:
+        if not isinstance(self.obs_space, Box):
+            raise UsageError(f"{self.id}: observations must be a Box, not {self.obs_space}")
+        if not isinstance(self.action_space, Discrete | Box):
+            raise UsageError(f"{self.id}: actions must be Discrete or Box, not {self.action_space}")
+        if isinstance(self.action_space, Box) and len(self.action_space.shape) != 1:
+            raise UsageError(f"{self.id}: actions must be a vector, not {self.action_space}")
+
+    @property
+    def num_actions(self) -> int:
+        """Choices of a discrete action, or numbers in a continuous one."""
+        return int(self.action_space.n) if self.discrete else self.action_space.shape[0]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides results, without the seeds."""
+        settings = {name: value for name, value in self.settings.items() if name != "seeds"}
+        return {"id": self.id, "source": self.source, **settings}
+
+    def reset(self) -> np.ndarray:
+        """Begin the episodes of the envs' seeds; return obs (num_envs, *obs_shape)."""
+        if self.source == "envpool":  # seeded when made
+            return self._cast(self.env.reset()[0])
+        seeds = self.settings["seeds"]
+        seeds = np.array(seeds) if self.source == "ale" else seeds
+        return self._cast(self.env.reset(seed=seeds)[0])
+
+    def step(self, actions: np.ndarray) -> Steps:
+        """Step all envs; actions (num_envs,) int or (num_envs, num_actions) float."""
+        obs, reward, terminated, truncated, info = self.env.step(actions.astype(self._action_dtype))
+        done = terminated | truncated
+        ended = resets = done
+        if self._has_lives:
+            ended = truncated | (terminated & (info["lives"] == 0))
+            # ALE's own vector env goes on after a lost life; EnvPool spends a step on it.
+            resets = ended if self.source == "ale" else done
+        reward = reward.astype(np.float32)
+        return Steps(self._cast(obs), reward, terminated, truncated, ended, resets)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+
+    def _cast(self, obs: np.ndarray) -> np.ndarray:
+        return obs.astype(self.obs_dtype, copy=False)
+
+
+def make_vector_env(config: PpoConfig, seeds: Sequence[int]) -> VectorEnv:
+    """Make the environments that a config asks for, one for each seed.
+
+    Raises:
+        UsageError: the id or an option is not known, or something is not installed.
+    """
+    source, options = choose_source(config), parse_options(config.env_option)
+    env_id = resolve_id(config.env)
+    if env_id.startswith("smacv2/"):
+        raise UsageError(f"--env {config.env}: several agents act in it; use baselines mappo")
+    try:
+        env, settings = MAKERS[source](config, env_id, list(seeds), options)
+    except (*FAILURES, AttributeError) as error:
+        given = " ".join(f"--env-option {option}" for option in config.env_option)
+        raise UsageError(f"--env {config.env} {given}".strip() + f": {advice(error)}") from error
+    return VectorEnv(env, env_id, source, settings | options | {"seeds": list(seeds)})
+
+
+def choose_source(config: PpoConfig) -> str:
+    """Return what steps the environments; the choice does not depend on the number of seeds.
+
+    `auto`: ALE's own vector env for Atari; EnvPool, where it is installed, for several MuJoCo envs
+    (benchmarks/vector_envs.py measures them side by side); Gymnasium for the rest.
+    """
+    kind = kind_of(config.env)
+    if config.source == "ale" and kind != ATARI:
+        raise UsageError(f"--source ale: {config.env} is no Atari game (ALE/...)")
+    if config.source == "gymnasium" and kind == ATARI:
+        raise UsageError("--source gymnasium: Atari games are stepped by ale or envpool")
+    if config.source != "auto":
+        return config.source
+    if kind == ATARI:
+        return "ale"
+    several = kind == CONTINUOUS and config.num_envs >= ENVPOOL_FROM
+    return "envpool" if several and importlib.util.find_spec("envpool") else "gymnasium"
+
+
+ENVPOOL_FROM = 4  # envs a seed from which EnvPool is the faster one
+
+
+def make_gymnasium(
+    config: PpoConfig, env_id: str, seeds: list[int], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Make Gymnasium's synchronous vector environment."""
+    env = gymnasium.make_vec(env_id, len(seeds), vectorization_mode="sync", **options)
+    return env, {"max_episode_steps": gymnasium.spec(env_id).max_episode_steps}
+
+
+def make_ale(
+    config: PpoConfig, env_id: str, seeds: list[int], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Make the Arcade Learning Environment's own vector environment."""
+    from ale_py.vector_env import AtariVectorEnv
+
+    settings = atari_settings(config)
+    env = AtariVectorEnv(
+        gymnasium.spec(env_id).kwargs["game"],
+        len(seeds),
+        frameskip=config.frame_skip,
+        repeat_action_probability=config.sticky,
+        maxpool=config.max_pool,
+        noop_max=config.noop_max,
+        use_fire_reset=config.fire_reset,
+        life_loss_info=config.episodic_life,  # its episodic_life starts a new game at each life
+        max_num_frames_per_episode=ATARI_FRAMES,
+        reward_clipping=False,
+        **options,
+    )
+    return env, settings
+
+
+def make_envpool(
+    config: PpoConfig, env_id: str, seeds: list[int], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Make EnvPool's environment of the same name."""
+    import envpool
+
+    name, settings = env_id.removeprefix("ALE/"), {}
+    if name not in envpool.list_all_envs():
+        raise ValueError(f"--source envpool: {expected('task', name, envpool.list_all_envs())}")
+    if kind_of(env_id) == ATARI:
+        if not config.max_pool:
+            raise ValueError("--source envpool always takes the maximum of two frames; use ale")
+        settings = atari_settings(config)
+        options = options | {
+            "frame_skip": config.frame_skip,
+            "repeat_action_probability": config.sticky,
+            "noop_max": config.noop_max,
+            "use_fire_reset": config.fire_reset,
+            "episodic_life": config.episodic_life,
+            "max_episode_steps": settings["max_episode_steps"],
+        }
+    env = envpool.make(name, env_type="gymnasium", num_envs=len(seeds), seed=seeds, **options)
+    return env, {"max_episode_steps": env.spec.config.max_episode_steps, **settings}
+
+
+ATARI_FRAMES = 108_000  # emulator frames an episode, half an hour of play
+MAKERS = {"gymnasium": make_gymnasium, "ale": make_ale, "envpool": make_envpool}
+
+
+def atari_settings(config: PpoConfig) -> dict[str, Any]:
+    """Return the settings of an Atari game that decide what a score means."""
+    names = ("frame_skip", "sticky", "max_pool", "noop_max", "fire_reset", "episodic_life")
+    limit = {"max_episode_steps": ATARI_FRAMES // config.frame_skip}
+    return {name: getattr(config, name) for name in names} | limit
+
+
+EXTRAS = {"ale_py": "atari", "mujoco": "mujoco", "imageio": "mujoco", "envpool": "envpool"}
+
+
+def advice(error: BaseException) -> str:
+    """Return an error's first line, or what to install where a package is missing."""
+    text = first_line(error)
+    for package, extra in EXTRAS.items():
+        if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
+            if package in text.lower().replace("-", "_"):
+                return f"{package} is not installed; pip install 'smacv2-suite[{extra}]'"
+    return text
+
+
 def resolve_id(env_id: str) -> str:
     """Return the registered id that `env_id` names, its highest version where it names none."""
     importlib.import_module("smacv2")
+    if env_id.startswith("ALE/"):
+        env_id = f"ale_py:{env_id}"
     module, _, name = env_id.rpartition(":")
     if module:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UsageError(f"--env {env_id}: cannot import {module!r}: {error}") from error
+            reason = advice(error) if module in EXTRAS else error
+            raise UsageError(f"--env {env_id}: cannot import {module!r}: {reason}") from error
     if name in gymnasium.registry:
         return name
     versions = [
@@ -60,8 +275,9 @@ def resolve_id(env_id: str) -> str:
     ]
     if versions:
         return max(versions, key=lambda known: int(known.rpartition("-v")[2]))
-    battles = [known for known in gymnasium.registry if known.startswith("smacv2/")]
-    raise UsageError(expected("environment", env_id, battles))
+    family = "smacv2/" if name.startswith("smacv2") else "ALE/" if name.startswith("ALE/") else ""
+    known = [known for known in gymnasium.registry if known.startswith(family)]
+    raise UsageError(expected("environment", env_id, known))
 
 
 def parse_options(options: Iterable[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Attach interventions to plain modules: a handle for module and Adam, and a list used as one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,15 @@ class Interventions(Intervention):
         """Let all act after a batch."""
         for one in self._that("after_batch"):
             one.after_batch(handle, obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all, by their place."""
+        return {str(place): one.state_dict() for place, one in enumerate(self.interventions)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        for place, one in enumerate(self.interventions):
+            one.load_state_dict(state[str(place)])
 
     def _that(self, change: str) -> list[Intervention]:
         return [one for one in self.interventions if change in one.changes]

@@ -14,6 +14,7 @@ and skips what `changes` says is not there. Every method does nothing until a su
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, Protocol
 
 import torch
@@ -98,3 +99,14 @@ class Intervention:
 
     def after_batch(self, handle: Handle, obs: Tensor) -> None:
         """Act after the last gradient step of a batch; `obs` (rows, ...) is the whole batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt since `start`, plain data and tensors, for resumed runs."""
+        options = (
+            {field.name for field in dataclasses.fields(self)} if is_dataclass(self) else set()
+        )
+        return {name: value for name, value in vars(self).items() if name not in options}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        vars(self).update(state)

@@ -1,0 +1,140 @@
+"""Named sets of PPO's defaults: what each profile sets for each kind of environment.
+
+A profile changes defaults only: any flag given apart wins. docs/baselines.md tells where each
+number comes from. It imports no PyTorch, so that `--help` stays quick.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from baselines.config import PpoConfig
+from baselines.errors import UsageError, expected
+
+ATARI, CONTINUOUS, OTHER = "atari", "continuous", "other"
+MUJOCO = (
+    *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum"),
+    *("InvertedPendulum", "Pusher", "Reacher", "Swimmer", "Walker2d"),
+)
+
+_ATARI_COMMON = {
+    "num_envs": 8,
+    "num_steps": 128,
+    "update_epochs": 4,
+    "num_minibatches": 4,
+    "learning_rate": 2.5e-4,
+    "clip_coef": 0.1,
+    "ent_coef": 0.01,
+    "obs_norm": "none",
+    "reward_norm": "sign",
+    "activation": "relu",
+    "hidden_size": 512,
+    "num_threads": 0,
+}
+_OTHER_COMMON = {
+    "num_envs": 4,
+    "num_steps": 128,
+    "update_epochs": 4,
+    "num_minibatches": 4,
+    "learning_rate": 2.5e-4,
+    "ent_coef": 0.01,
+    "obs_norm": "none",
+    "reward_norm": "none",
+}
+_PAPER = {  # Moalla et al. 2024, common to both domains
+    "anneal_lr": False,
+    "adam_eps": 1e-8,
+    "init": "pytorch",
+    "clip_vloss": False,
+    "vf_coef": 1.0,  # of half the squared error
+    "norm_adv": "biased",
+    "clip_grad_apart": True,
+    "step_trunk_twice": True,
+    "timeout_is_terminal": True,
+    "snapshots": 41,
+}
+_PAPER_ATARI = {
+    **_ATARI_COMMON,
+    **_PAPER,
+    "frame_skip": 3,
+    "sticky": 0.25,
+    "max_pool": False,
+    "noop_max": 0,
+    "fire_reset": False,
+    "episodic_life": False,
+    "probe": 33,
+}
+_PAPER_CONTINUOUS = {
+    **_PAPER,
+    "num_envs": 2,
+    "num_steps": 1024,
+    "obs_norm": "frozen",
+    "obs_clip": 0.0,
+    "time_feature": True,
+    "reward_norm": "none",
+    "policy": "tanh_normal_atanh",
+    "state_std": True,
+    "log_ratio_clamp": True,
+    "probe": 3,
+}
+_PAPER_OTHER = {**_OTHER_COMMON, **_PAPER, "probe": 3}
+_FIXED = {"step_trunk_twice": False, "timeout_is_terminal": False}
+
+# profile: {kind of environment: fields of PpoConfig that it sets}
+PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+    "cleanrl": {ATARI: _ATARI_COMMON, CONTINUOUS: {}, OTHER: _OTHER_COMMON},
+    "fast": {
+        ATARI: {**_ATARI_COMMON, "num_envs": 32, "num_minibatches": 8},
+        CONTINUOUS: {
+            "num_envs": 8,
+            "num_steps": 256,
+            "num_minibatches": 16,
+            "timeout_is_terminal": False,
+        },
+        OTHER: {
+            **_OTHER_COMMON,
+            "num_envs": 16,
+            "num_steps": 64,
+            "learning_rate": 1e-3,
+            "timeout_is_terminal": False,
+        },
+    },
+    "paper": {ATARI: _PAPER_ATARI, CONTINUOUS: _PAPER_CONTINUOUS, OTHER: _PAPER_OTHER},
+    "paper_fixed": {
+        ATARI: {**_PAPER_ATARI, **_FIXED},
+        CONTINUOUS: {**_PAPER_CONTINUOUS, **_FIXED, "policy": "tanh_normal"},
+        OTHER: {**_PAPER_OTHER, **_FIXED},
+    },
+}
+
+
+def kind_of(env_id: str) -> str:
+    """Return the kind of environment that an id names, which decides a profile's numbers."""
+    name = env_id.rpartition(":")[2]
+    if name.startswith("ALE/"):
+        return ATARI
+    return CONTINUOUS if name.partition("-v")[0] in MUJOCO else OTHER
+
+
+def profile_defaults(arguments: Sequence[str]) -> PpoConfig:
+    """Return PPO's defaults for the `--profile` and `--env` among the arguments.
+
+    Raises:
+        UsageError: there is no such profile.
+    """
+    profile = _flag(arguments, "profile", PpoConfig.profile)
+    env_id = _flag(arguments, "env", PpoConfig.env)
+    if profile not in PROFILES:
+        raise UsageError(f"ppo: --profile {expected('profile', profile, PROFILES)}")
+    fields = PROFILES[profile][kind_of(env_id)]
+    return PpoConfig(env=env_id, profile=profile, **fields)  # type: ignore[arg-type]
+
+
+def _flag(arguments: Sequence[str], name: str, default: str) -> str:
+    """Return the last value given for a flag, as `--name value` or `--name=value`."""
+    value = default
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == f"--{name}" and following:
+            value = following
+        elif argument.startswith(f"--{name}="):
+            value = argument.partition("=")[2]
+    return value

@@ -1,0 +1,233 @@
+"""Several networks of one shape, one for each seed, trained as one.
+
+The parameters of all seeds lie in stacked tensors (seeds, *shape), so that a layer of all seeds is
+one batched matrix product. No arithmetic crosses seeds: each gets what it would get alone, bit for
+bit. Every seed also keeps an ordinary module whose parameters are views of the stacked ones;
+probes, interventions, evaluation and checkpoints use that.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from baselines.networks import ScalePixels
+
+LANES = 64  # float32 of four AVX-512 registers
+
+
+class Block:
+    """Parameters of all seeds that one optimizer steps and one norm bounds.
+
+    Args:
+        modules: each seed's parameters, by name.
+
+    Attributes:
+        flat: (seeds, numbers) all values, with their gradients in `flat.grad`; for the optimizer.
+            Rows are padded with zeros to whole vector registers, since vectorised kernels round
+            what is left over at the end in another way.
+        parameters: by name, (seeds, *shape) leaves that share the memory of `flat`.
+    """
+
+    def __init__(self, modules: Sequence[Mapping[str, nn.Parameter]]) -> None:
+        shapes = {name: parameter.shape for name, parameter in modules[0].items()}
+        rows = [torch.cat([p.detach().flatten() for p in module.values()]) for module in modules]
+        padding = -rows[0].numel() % LANES
+        self.flat = functional.pad(torch.stack(rows), (0, padding)).requires_grad_()
+        self.flat.grad = torch.zeros_like(self.flat)
+        self.parameters: dict[str, Tensor] = {}
+        start = 0
+        for name, shape in shapes.items():
+            span = slice(start, start + shape.numel())
+            leaf = self.flat.detach()[:, span].unflatten(1, shape or (1,)).requires_grad_()
+            leaf.grad = self.flat.grad[:, span].unflatten(1, shape or (1,))
+            self.parameters[name] = leaf
+            for seed, module in enumerate(modules):
+                module[name].data = leaf.detach()[seed]
+                module[name].grad = leaf.grad[seed]
+            start = span.stop
+
+    def views(self, flat: Tensor, seed: int) -> dict[str, Tensor]:
+        """Return one seed's parameters' shares of a tensor shaped like `flat`."""
+        sizes = [leaf[0].numel() for leaf in self.parameters.values()]
+        parts = flat[seed, : sum(sizes)].split(sizes)
+        leaves = self.parameters.items()
+        return {name: part.view(p.shape[1:]) for part, (name, p) in zip(parts, leaves, strict=True)}
+
+
+class Stack:
+    """The agents of several seeds.
+
+    Args:
+        agents: one module a seed, equal but for their values.
+        blocks: name of each block to a test of parameter names; every parameter belongs to one.
+    """
+
+    def __init__(
+        self, agents: Sequence[nn.Module], blocks: Mapping[str, Callable[[str], bool]]
+    ) -> None:
+        self.agents = list(agents)
+        named = [dict(agent.named_parameters()) for agent in agents]
+        self.blocks = {
+            block: Block([{name: p for name, p in one.items() if belongs(name)} for one in named])
+            for block, belongs in blocks.items()
+        }
+        self.parameters: dict[str, Tensor] = {}
+        for block in self.blocks.values():
+            self.parameters |= block.parameters
+        # A shared trunk is named once; its second name leads to the same stacked tensors.
+        first = {id(p): name for name, p in named[0].items()}
+        for name, p in agents[0].named_parameters(remove_duplicate=False):
+            self.parameters[name] = self.parameters[first[id(p)]]
+
+    @property
+    def num_seeds(self) -> int:
+        """Networks in the stack."""
+        return len(self.agents)
+
+    def forward(self, network: str, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the sequential `network` of every seed on its inputs.
+
+        Args:
+            network: attribute of the agents.
+            inputs: (seeds, rows, ...).
+
+        Returns:
+            Outputs (seeds, rows, outputs), and the outputs of all linear and convolutional layers
+            but the last, in order: the pre-activations.
+        """
+        preactivations = []
+        for index, layer in enumerate(getattr(self.agents[0], network)):
+            inputs = self._layer(layer, f"{network}.{index}", inputs)
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                preactivations.append(inputs)
+        return inputs, preactivations[:-1]
+
+    def _layer(self, layer: nn.Module, name: str, inputs: Tensor) -> Tensor:
+        if type(layer) in ELEMENTWISE:
+            return layer(inputs)
+        if isinstance(layer, nn.Flatten):
+            return inputs.flatten(2)
+        if type(layer) is nn.Linear:
+            weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
+            return stacked_linear(inputs, weight, bias)
+        if type(layer) is nn.LayerNorm and layer.elementwise_affine:
+            weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
+            normalised = functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
+            return torch.addcmul(bias.unsqueeze(1), normalised, weight.unsqueeze(1))
+        if hasattr(layer, "stacked"):
+            own = {leaf: self.parameters[f"{name}.{leaf}"] for leaf, _ in layer.named_parameters()}
+            return layer.stacked(inputs, **own)
+        return torch.stack([self._one(name, s, inputs[s]) for s in range(self.num_seeds)])
+
+    def _one(self, name: str, seed: int, inputs: Tensor) -> Tensor:
+        """Run any layer of one seed."""
+        module = self.agents[seed].get_submodule(name)
+        leaves = module.named_parameters(remove_duplicate=False)
+        own = {leaf: self.parameters[f"{name}.{leaf}"][seed] for leaf, _ in leaves}
+        return functional_call(module, own, (inputs,))
+
+
+ELEMENTWISE = {ScalePixels, nn.ReLU, nn.Tanh, nn.GELU, nn.LeakyReLU, nn.Identity}
+
+
+def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return (seeds, rows, outputs) of a linear layer of every seed.
+
+    Args:
+        inputs: (seeds, rows, features).
+        weight: (seeds, outputs, features).
+        bias: (seeds, outputs).
+    """
+    if weight.shape[1] == 1:  # a lone seed's product would take another, unequal path in BLAS
+        return (inputs * weight).sum(-1, keepdim=True) + bias.unsqueeze(1)
+    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+
+
+def clip_gradients(blocks: Sequence[Block], max_norm: float) -> Tensor:
+    """Scale each seed's gradients of the blocks together to a norm of at most `max_norm`.
+
+    Returns:
+        (blocks, seeds) norm of each block's gradient before.
+    """
+    norms = torch.stack([block.flat.grad.norm(dim=1) for block in blocks])
+    scale = (max_norm / (joint_norm(norms) + 1e-6)).clamp(max=1.0).unsqueeze(1)
+    for block in blocks:
+        block.flat.grad.mul_(scale)
+    return norms
+
+
+def joint_norm(norms: Tensor) -> Tensor:
+    """Return the norm (seeds,) of parts whose norms are (parts, seeds).
+
+    Summed part by part: a reduction over the first axis would round by the number of seeds.
+    """
+    squares = norms.square().unbind(0)
+    return sum(squares[1:], squares[0]).sqrt()
+
+
+class SeedHandle:
+    """One seed's network for interventions (`ppo_plasticity.interventions.Handle`).
+
+    Args:
+        stack: all seeds.
+        seed: which of them.
+        network: attribute of its agent.
+        optimizers: of the blocks.
+        generator: where interventions draw from.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        seed: int,
+        network: str,
+        optimizers: Sequence[torch.optim.Optimizer],
+        generator: torch.Generator,
+    ) -> None:
+        self.stack, self.seed, self.network = stack, seed, network
+        self.optimizers, self.generator = optimizers, generator
+        self.module: nn.Module = getattr(stack.agents[seed], network)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Differentiable parameters by their names in `module`."""
+        names = [name for name, _ in self.module.named_parameters()]
+        return {name: self.stack.parameters[f"{self.network}.{name}"][self.seed] for name in names}
+
+    def moments(self, name: str) -> list[Tensor]:
+        """Return Adam's moments of a parameter: two, four where two optimizers step it."""
+        found = []
+        for block, state in self._states():
+            if f"{self.network}.{name}" in block.parameters:
+                for key in ("exp_avg", "exp_avg_sq"):
+                    found.append(block.views(state[key], self.seed)[f"{self.network}.{name}"])
+        return found
+
+    def reset_optimizer(self) -> None:
+        """Forget moments and step count of every parameter of this network."""
+        for block, state in self._states():
+            if self._owns(block):
+                state["exp_avg"][self.seed].zero_()
+                state["exp_avg_sq"][self.seed].zero_()
+                state["step"].zero_()
+
+    def reset_step_count(self) -> None:
+        """Let Adam count its steps from zero again and keep the moments."""
+        for block, state in self._states():
+            if self._owns(block):
+                state["step"].zero_()
+
+    def _owns(self, block: Block) -> bool:
+        return any(name.startswith(f"{self.network}.") for name in block.parameters)
+
+    def _states(self) -> list[tuple[Block, dict[str, Tensor]]]:
+        """Return each block with each state that an optimizer keeps of it."""
+        return [
+            (block, optimizer.state[block.flat])
+            for optimizer in self.optimizers
+            for block in self.stack.blocks.values()
+            if block.flat in optimizer.state
+        ]
