@@ -2,7 +2,7 @@
 
 Everything is computed from log ratios log pi_new(a|s) - log pi_old(a|s) of shape (..., N), actions
 drawn from pi_old, and has shape (...). A boolean `valid` mask (..., N) leaves rows out. A NaN in a
-row that counts makes every statistic NaN. The statistics are those of Moalla et al. 2024, completed.
+row that counts makes every statistic NaN. Most statistics are those of Moalla et al. 2024.
 """
 
 import collections
