@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ppo_plasticity.interventions.base import Handle, Intervention
 from ppo_plasticity.interventions.options import option
-from ppo_plasticity.interventions.structure import HiddenLayer, hidden_layers, parameter_name
+from ppo_plasticity.interventions.structure import HiddenLayer, hidden_layers
 from ppo_plasticity.interventions.units import activity, outgoing, replace
 
 
@@ -56,5 +56,5 @@ class ContinualBackprop(Intervention):
 def _read_with(handle: Handle, layer: HiddenLayer) -> Tensor:
     """Return the summed |outgoing weights| of every unit, (units,)."""
     parameters = dict(handle.module.named_parameters())
-    weights = [parameters[parameter_name(name, "weight")].abs() for name in layer.outgoing]
-    return torch.stack([outgoing(weight, layer).sum((0, 1, 3)) for weight in weights]).sum(0)
+    weights = [outgoing(parameters[name].abs(), layer) for name in layer.outgoing]
+    return torch.stack([weight.sum((0, 1, 3)) for weight in weights]).sum(0)

@@ -5,7 +5,7 @@ import dataclasses
 from torch import nn
 
 from ppo_plasticity.interventions.base import Intervention
-from ppo_plasticity.interventions.structure import ACTIVATIONS, CReLU, InjectedHead, like_linear
+from ppo_plasticity.interventions.structure import ACTIVATIONS, CReLU
 
 
 @dataclasses.dataclass
@@ -24,7 +24,7 @@ class ConcatenatedReLU(Intervention):
         for layer in network:
             if isinstance(layer, ACTIVATIONS):
                 layer, factor = CReLU(unit_axis), 2
-            elif isinstance(layer, nn.Linear | nn.Conv2d | InjectedHead):
+            elif isinstance(layer, nn.Linear | nn.Conv2d):
                 unit_axis = -3 if isinstance(layer, nn.Conv2d) else -1
                 layer, factor = widened(layer, factor), 1
             elif isinstance(layer, nn.LayerNorm) and factor == 2:
@@ -37,10 +37,8 @@ def widened(layer: nn.Module, factor: int) -> nn.Module:
     """Return a layer like this one with `factor` times as many inputs."""
     if factor == 1:
         return layer
-    if isinstance(layer, InjectedHead):
-        return InjectedHead(like_linear(layer.old, factor * layer.old.in_features))
-    if isinstance(layer, nn.Linear):
-        return like_linear(layer, factor * layer.in_features)
+    if isinstance(layer, nn.Linear):  # or of a kind derived from it
+        return type(layer)(factor * layer.in_features, layer.out_features, layer.bias is not None)
     assert isinstance(layer, nn.Conv2d)
     window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     rest = (layer.groups, layer.bias is not None, layer.padding_mode)

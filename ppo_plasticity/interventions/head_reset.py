@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ppo_plasticity.interventions.base import Handle, Intervention
 from ppo_plasticity.interventions.options import option
-from ppo_plasticity.interventions.structure import fresh_parameters, head_names, hidden_layers
+from ppo_plasticity.interventions.structure import fresh_parameters, hidden_layers, named_head
 
 
 @dataclasses.dataclass
@@ -31,9 +31,8 @@ class HeadReset(Intervention):
         self.batches += 1
         if self.batches % self.every:
             return
-        hidden = [layer.name for layer in hidden_layers(handle.module)]
-        groups = [*((name,) for name in hidden), head_names(handle.module)][-self.count :]
-        chosen = {name for group in groups for name in group}
+        layers = [layer.name for layer in hidden_layers(handle.module)]
+        chosen = [*layers, named_head(handle.module)[0]][-self.count :]
         parameters = dict(handle.module.named_parameters())
         for name, fresh in fresh_parameters(handle.module, handle.generator):
             if self.count and name.rpartition(".")[0] not in chosen:

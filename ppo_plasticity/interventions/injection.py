@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ppo_plasticity.interventions.base import Handle, Intervention
 from ppo_plasticity.interventions.options import option
-from ppo_plasticity.interventions.structure import InjectedHead, head_index, head_names
+from ppo_plasticity.interventions.structure import InjectedHead, head_index, named_head
 
 
 @dataclasses.dataclass
@@ -22,11 +22,14 @@ class Injection(Intervention):
 
     def layers(self, network: nn.Sequential) -> nn.Sequential:
         """Return the network with an `InjectedHead` in place of its head."""
-        head = network[head_index(network)]
-        if not isinstance(head, nn.Linear):
-            raise ValueError("plasticity is injected only once")
-        changed = [InjectedHead(head) if layer is head else layer for layer in network]
-        return nn.Sequential(*changed)
+        layers = list(network)
+        head = layers[head_index(network)]
+        if type(head) is not nn.Linear:
+            raise ValueError("plasticity is injected only once, into a head of nn.Linear")
+        reserve = InjectedHead(head.in_features, head.out_features, head.bias is not None)
+        reserve.weight, reserve.bias = head.weight, head.bias
+        layers[head_index(network)] = reserve
+        return nn.Sequential(*layers)
 
     def start(self, handle: Handle) -> None:
         """Count batches from here; nothing is frozen yet, unless `at` is 0."""
@@ -48,13 +51,11 @@ class Injection(Intervention):
             self._inject(handle)
 
     def _inject(self, handle: Handle) -> None:
-        old, new, copy = head_names(handle.module)
-        head = next(part for part in handle.module.modules() if isinstance(part, InjectedHead))
+        name, head = named_head(handle.module)
+        assert isinstance(head, InjectedHead)
         head.inject(handle.generator)
-        for name, parameter in handle.module.named_parameters():
-            layer = name.rpartition(".")[0]
-            if layer in (old, new, copy):
-                for moment in handle.moments(name):
-                    moment.zero_()
-            if layer in (old, copy):
-                self.frozen[name] = parameter.detach().clone()
+        for own, parameter in head.named_parameters():
+            for moment in handle.moments(f"{name}.{own}"):
+                moment.zero_()
+            if not own.startswith("new_"):
+                self.frozen[f"{name}.{own}"] = parameter.detach().clone()

@@ -21,10 +21,7 @@ class ShrinkPerturb(Intervention):
     keep: float = option(0.8, "share of the old weights", low=0, high=1)
     every: int = option(100, "batches or steps between two mixtures", low=1)
     per: str = option("batch", "what `every` counts", allowed=("batch", "step"))
-
-    def __post_init__(self) -> None:
-        """Ask for one hook only."""
-        self.changes = frozenset({f"after_{self.per}"})
+    changes = frozenset({"after_step", "after_batch"})
 
     def start(self, handle: Handle) -> None:
         """Count from here."""

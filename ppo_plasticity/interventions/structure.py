@@ -1,7 +1,7 @@
 """Which layers a network has: hidden ones, heads, who reads whose units; fresh weights for them.
 
 Networks are chains: layers run in the order in which the module holds them. The last `nn.Linear`
-(or the `InjectedHead` in its place) is the head, all before is hidden.
+is the head, all before is hidden.
 """
 
 import dataclasses
@@ -31,32 +31,49 @@ class CReLU(nn.Module):
         return torch.cat((functional.relu(inputs), functional.relu(-inputs)), self.dim)
 
 
-class InjectedHead(nn.Module):
-    """A head with plasticity in reserve: old(x) at first; after injection frozen old + new - copy.
+class InjectedHead(nn.Linear):
+    """A head with plasticity in reserve: W x at first; after injection frozen W x + new x - copy x.
 
-    Nikishin et al. 2023, arXiv 2305.15555. The switch is a buffer, so it is saved with weights.
+    Only W or only new receives gradients. The switch is a buffer, so it is saved with the weights.
+    Nikishin et al. 2023, arXiv 2305.15555.
     """
 
-    def __init__(self, head: nn.Linear) -> None:
-        super().__init__()
-        self.old = head
-        self.new = like_linear(head, head.in_features)
-        self.copy = like_linear(head, head.in_features)
-        self.injected: Tensor
-        self.register_buffer("injected", torch.zeros((), dtype=torch.bool))
+    injected: Tensor  # () bool
+    new_weight: nn.Parameter
+    copy_weight: nn.Parameter
+    new_bias: nn.Parameter | None
+    copy_bias: nn.Parameter | None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (rows, features) to (rows, outputs); only old or only new receives gradients."""
-        added = self.new(features) - _without_gradient(self.copy, features)
-        frozen = _without_gradient(self.old, features)
-        return torch.where(self.injected, frozen + added, self.old(features))
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("injected", torch.zeros((), dtype=torch.bool))
+        for part in ("new", "copy"):
+            for name, parameter in (("weight", self.weight), ("bias", self.bias)):
+                own = None if parameter is None else nn.Parameter(parameter.detach().clone())
+                self.register_parameter(f"{part}_{name}", own)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (rows, in_features) to (rows, out_features)."""
+        trained = super().forward(inputs)
+        frozen = _without_gradient(inputs, self.weight, self.bias)
+        added = functional.linear(inputs, self.new_weight, self.new_bias)
+        added = added - _without_gradient(inputs, self.copy_weight, self.copy_bias)
+        return torch.where(self.injected, frozen + added, trained)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew and take the injection back."""
+        super().reset_parameters()
+        if "injected" in self._buffers:  # it is not yet there when nn.Linear draws first
+            self.injected.fill_(False)
 
     @torch.no_grad()
     def inject(self, generator: torch.Generator) -> None:
         """Draw the new layer and its copy, and switch over; outputs stay as they are."""
-        for name, fresh in fresh_parameters(self.new, generator):
-            self.new.get_parameter(name).copy_(fresh)
-            self.copy.get_parameter(name).copy_(fresh)
+        parameters = dict(self.named_parameters())
+        for name, fresh in fresh_parameters(self, generator):
+            if name.startswith("new_"):
+                parameters[name].copy_(fresh)
+                parameters[name.replace("new_", "copy_")].copy_(fresh)
         self.injected.fill_(True)
 
 
@@ -67,7 +84,7 @@ class HiddenLayer:
     name: str
     layer: nn.Linear | nn.Conv2d
     reader: nn.Module  # its input are the units after their activation
-    outgoing: tuple[str, ...]  # names of the layers whose weights multiply the units
+    outgoing: tuple[str, ...]  # names of the weights that multiply the units
     copies: int  # how often a unit stands in the reader's input: twice after a CReLU
 
     @property
@@ -86,8 +103,8 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
         copies = 1
         for reader_name, reader in layers[position + 1 :]:
             copies *= 1 + isinstance(reader, CReLU)
-            if isinstance(reader, nn.Linear | nn.Conv2d | InjectedHead):
-                outgoing = _heads(reader_name, reader)
+            if isinstance(reader, nn.Linear | nn.Conv2d):
+                outgoing = _reading(reader_name, reader)
                 found.append(HiddenLayer(name, layer, reader, outgoing, copies))
                 break
     return found
@@ -95,9 +112,8 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
 
 def weight_names(module: nn.Module, *, head: bool = True) -> list[str]:
     """Return the parameter names of weight matrices and kernels, with or without the head's."""
-    hidden = hidden_layers(module)
-    names = [layer.name for layer in hidden]
-    return [parameter_name(name, "weight") for name in (*names, *(head_names(module) * head))]
+    hidden = [parameter_name(layer.name, "weight") for layer in hidden_layers(module)]
+    return [*hidden, *(_reading(*named_head(module)) if head else ())]
 
 
 def head_index(network: nn.Sequential) -> int:
@@ -106,22 +122,22 @@ def head_index(network: nn.Sequential) -> int:
     Raises:
         ValueError: no layer is linear.
     """
-    found = [at for at, layer in enumerate(network) if isinstance(layer, nn.Linear | InjectedHead)]
+    found = [at for at, layer in enumerate(network) if isinstance(layer, nn.Linear)]
     if not found:
         raise ValueError(f"no head: none of {len(network)} layers is nn.Linear")
     return found[-1]
 
 
-def head_names(module: nn.Module) -> tuple[str, ...]:
-    """Return the name of the head; of an `InjectedHead` the names of its three layers."""
-    layers = [
-        (name, layer)
-        for name, layer in _chain(module)
-        if isinstance(layer, nn.Linear | InjectedHead)
-    ]
+def named_head(module: nn.Module) -> tuple[str, nn.Linear]:
+    """Return the head and its name.
+
+    Raises:
+        ValueError: no layer is linear.
+    """
+    layers = [(name, layer) for name, layer in _chain(module) if isinstance(layer, nn.Linear)]
     if not layers:
         raise ValueError(f"{type(module).__name__} has no nn.Linear, so no head")
-    return _heads(*layers[-1])
+    return layers[-1]
 
 
 def parameter_name(layer: str, parameter: str) -> str:
@@ -143,12 +159,6 @@ def fresh_parameters(module: nn.Module, generator: torch.Generator) -> Iterator[
             yield parameter_name(name, own), _fresh(layer, own, parameter, generator)
 
 
-def like_linear(layer: nn.Linear, in_features: int) -> nn.Linear:
-    """Return a linear layer like `layer` with another number of inputs."""
-    bias, weight = layer.bias is not None, layer.weight
-    return nn.Linear(in_features, layer.out_features, bias, weight.device, weight.dtype)
-
-
 def init_bound(weight: Tensor) -> float:
     """Return 1/√fan_in, the bound of PyTorch's default initialisation."""
     return 1 / math.sqrt(weight[0].numel())
@@ -164,21 +174,19 @@ def _fresh(layer: nn.Module, name: str, old: Tensor, generator: torch.Generator)
 
 
 def _chain(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield names and modules without children, an `InjectedHead` as one."""
+    """Yield names and modules without children."""
     children = list(module.named_children())
-    if isinstance(module, InjectedHead) or not children:
+    if not children:
         yield prefix, module
-        return
     for name, child in children:
         yield from _chain(child, f"{prefix}.{name}" if prefix else name)
 
 
-def _heads(name: str, layer: nn.Module) -> tuple[str, ...]:
-    if isinstance(layer, InjectedHead):
-        return tuple(parameter_name(name, part) for part in ("old", "new", "copy"))
-    return (name,)
+def _reading(name: str, reader: nn.Module) -> tuple[str, ...]:
+    """Return the names of a layer's weights."""
+    own = [own for own, _ in reader.named_parameters() if own.endswith("weight")]
+    return tuple(parameter_name(name, weight) for weight in own)
 
 
-def _without_gradient(layer: nn.Linear, features: Tensor) -> Tensor:
-    bias = None if layer.bias is None else layer.bias.detach()
-    return functional.linear(features, layer.weight.detach(), bias)
+def _without_gradient(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return functional.linear(inputs, weight.detach(), None if bias is None else bias.detach())

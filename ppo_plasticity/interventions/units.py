@@ -49,7 +49,6 @@ def replace(handle: Handle, layer: HiddenLayer, units: Tensor) -> None:
         parameters[name][units] = fresh[units]
         for moment in handle.moments(name):
             moment[units] = 0
-    for reader in layer.outgoing:
-        name = parameter_name(reader, "weight")
+    for name in layer.outgoing:
         for weights in (parameters[name], *handle.moments(name)):
             outgoing(weights, layer)[:, :, units] = 0

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -248,3 +250,22 @@ def test_a_handle_leaves_other_networks_of_its_optimizer_alone():
     ModuleHandle(module, optimizer).reset_optimizer()
     assert ModuleHandle(module, optimizer).moments("4.bias")[0].count_nonzero() == 0
     assert ModuleHandle(other, optimizer).moments("4.bias")[0].count_nonzero() > 0
+
+
+# --- The page that documents them ----------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "interventions.md").read_text()
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_the_documented_options_and_defaults_are_current(name):
+    listed = describe(INTERVENTIONS[name])
+    assert f"| `{name}{':' if listed else ''}{listed}` |" in PAGE
+
+
+@pytest.mark.parametrize(
+    "code", re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+)
+def test_the_documented_examples_run(code):
+    exec(compile(code, "interventions.md", "exec"), {"__name__": "example"})
+    INTERVENTIONS.pop("weight_noise", None)  # which an example adds

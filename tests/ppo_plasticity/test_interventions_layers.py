@@ -137,22 +137,22 @@ def test_outputs_stay_at_the_moment_of_injection():
 def test_only_the_new_head_trains_after_injection():
     injection, handle, obs, before = injected_after_two_batches()
     head = handle.module[-1]
-    old, copied, new = (layer.weight.clone() for layer in (head.old, head.copy, head.new))
+    old, copied, new = (w.clone() for w in (head.weight, head.copy_weight, head.new_weight))
     for _ in range(3):
         shrinking = sum(parameter.square().sum() for parameter in handle.parameters.values())
         step(handle, obs, extra=0.1 * shrinking)
         injection.after_step(handle, obs)
-    assert torch.equal(head.old.weight, old)
-    assert torch.equal(head.copy.weight, copied)
-    assert not torch.equal(head.new.weight, new)
+    assert torch.equal(head.weight, old)
+    assert torch.equal(head.copy_weight, copied)
+    assert not torch.equal(head.new_weight, new)
     assert not torch.equal(handle.module(obs), before)
 
 
 def test_old_moments_do_not_move_the_frozen_head():
     _, handle, obs, _ = injected_after_two_batches()
-    old = handle.module[-1].old.weight.clone()
+    old = handle.module[-1].weight.clone()
     step(handle, obs)
-    assert torch.equal(handle.module[-1].old.weight, old)
+    assert torch.equal(handle.module[-1].weight, old)
 
 
 def test_before_injection_the_head_trains_as_if_it_were_alone():
@@ -173,6 +173,22 @@ def test_the_switch_is_saved_with_the_weights():
     assert torch.equal(loaded(obs), before)
 
 
+def test_a_head_drawn_anew_is_as_before_injection():
+    _, handle, obs, _ = injected_after_two_batches()
+    head = handle.module[-1]
+    head.reset_parameters()
+    features = handle.module[:-1](obs)
+    assert torch.equal(head(features), nn.functional.linear(features, head.weight, head.bias))
+
+
 def test_plasticity_is_injected_only_once():
     with pytest.raises(ValueError, match="only once"):
         Interventions([parse("injection"), parse("injection")]).layers(mlp())
+
+
+def test_a_head_without_bias_is_injected_too():
+    network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2, bias=False))
+    injection, obs = parse("injection:at=0"), torch.randn(16, 3)
+    before = network(obs)
+    handle = attach(injection, network)
+    assert torch.equal(handle.module(obs), before)

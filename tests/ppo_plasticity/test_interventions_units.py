@@ -196,10 +196,17 @@ def test_shrink_and_perturb_mixes_with_fresh_weights():
     assert (network[1].bias == 0.25 * 2).all()
 
 
-def test_soft_shrink_and_perturb_acts_after_steps_only():
-    soft = parse("shrink_perturb:per=step")
-    assert soft.changes == {"after_step"}
-    assert parse("shrink_perturb").changes == {"after_batch"}
+@pytest.mark.parametrize(("per", "other"), [("step", "batch"), ("batch", "step")])
+def test_shrink_and_perturb_counts_either_steps_or_batches(per, other):
+    intervention, obs = parse(f"shrink_perturb:per={per},every=2"), torch.randn(64, 3)
+    network = mlp()
+    handle = trained(intervention, network, obs)
+    before = network[0].weight.clone()
+    for hook in (f"after_{other}", f"after_{other}", f"after_{per}"):
+        getattr(intervention, hook)(handle, obs)
+    assert torch.equal(network[0].weight, before)
+    getattr(intervention, f"after_{per}")(handle, obs)
+    assert not torch.equal(network[0].weight, before)
 
 
 @pytest.mark.parametrize(("count", "changed"), [(1, "4"), (2, "24"), (0, "024")])
@@ -221,10 +228,10 @@ def test_resets_of_an_injected_head_keep_what_is_frozen():
     handle = ModuleHandle(network, torch.optim.Adam(network.parameters()))
     for one in both:
         one.start(handle)
-    old = network[-1].old.weight.clone()
+    old = network[-1].weight.clone()
     both[1].after_batch(handle, obs)
     both[0].after_step(handle, obs)
-    assert torch.equal(network[-1].old.weight, old)
+    assert torch.equal(network[-1].weight, old)
 
 
 def test_names_of_weights_follow_the_order_of_layers():
