@@ -60,35 +60,30 @@ LOG_RATIO_RANGE = (math.log(1e-7), math.log(1e9))  # the published bounds
 
 @dataclasses.dataclass
 class Rollout:
-    """One iteration's experience of all seeds; rows of an env follow each other in time.
+    """One iteration's experience of all seeds, time before envs.
 
     `valid` is False on rows that only reset an env. Row `num_steps` of `obs` is what comes next.
+    What the environment says lies in NumPy arrays, which are quicker to write a step at a time.
     """
 
     obs: Tensor  # (seeds, num_steps + 1, num_envs, *obs_shape) float32 or uint8
     raw_actions: Tensor  # (seeds, num_steps, num_envs, raw_size) float32, see distributions
-    rewards: Tensor  # (seeds, num_steps, num_envs) float32, as the learner sees them
-    terminated: Tensor  # (seeds, num_steps, num_envs) bool
-    truncated: Tensor  # (seeds, num_steps, num_envs) bool
-    valid: Tensor  # (seeds, num_steps, num_envs) bool
+    rewards: np.ndarray  # (seeds, num_steps, num_envs) float32, as the learner sees them
+    terminated: np.ndarray  # (seeds, num_steps, num_envs) bool
+    truncated: np.ndarray  # (seeds, num_steps, num_envs) bool
+    valid: np.ndarray  # (seeds, num_steps, num_envs) bool
 
     @classmethod
     def empty(cls, config: PpoConfig, preprocessor: Preprocessor, raw_size: int) -> "Rollout":
         """Allocate it."""
-        seeds, steps, envs = config.seeds, config.num_steps, config.num_envs
+        steps, shape = config.num_steps, (config.seeds, config.num_steps, config.num_envs)
+        obs_shape = (config.seeds, steps + 1, config.num_envs, *preprocessor.obs_shape)
         dtype = torch.uint8 if preprocessor.pixels else torch.float32
-        device = config.device
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(seeds, *shape, dtype=dtype, device=device)
-
         return cls(
-            obs=zeros(steps + 1, envs, *preprocessor.obs_shape, dtype=dtype),
-            raw_actions=zeros(steps, envs, raw_size),
-            rewards=zeros(steps, envs),
-            terminated=zeros(steps, envs, dtype=torch.bool),
-            truncated=zeros(steps, envs, dtype=torch.bool),
-            valid=zeros(steps, envs, dtype=torch.bool),
+            torch.zeros(obs_shape, dtype=dtype, device=config.device),
+            torch.zeros(*shape, raw_size, device=config.device),
+            np.zeros(shape, np.float32),
+            *(np.zeros(shape, bool) for _ in range(3)),
         )
 
     def rows(self) -> Tensor:
@@ -219,7 +214,8 @@ def check_finite(trainer: Trainer, metrics: list[dict[str, float]], runs: RunGro
         if broken:
             raise TrainingError(
                 f"seed {trainer.config.seed + seed}: {broken[0]} is {values[broken[0]]}"
-                f" in iteration {trainer.iteration}; the last good checkpoint is {runs.last_checkpoint(seed)}"
+                f" in iteration {trainer.iteration};"
+                f" the last good checkpoint is {runs.last_checkpoint(seed)}"
             )
 
 
@@ -388,7 +384,7 @@ def iterate(trainer: Trainer) -> list[dict[str, float]]:
     clock.spent("probe")
     losses = update(trainer, batch)
     clock.spent("learn")
-    steps = trainer.rollout.valid.sum((1, 2)).numpy()
+    steps = trainer.rollout.valid.sum((1, 2))
     trainer.global_steps = trainer.global_steps + steps
     trainer.iteration += 1
     measured = [measure(trainer, seed, batch, *looked) for seed, looked in enumerate(before)]
@@ -446,13 +442,10 @@ def advance(trainer: Trainer, step: int, actions: np.ndarray) -> None:
     steps = trainer.env.step(actions)
     valid = stream.valid
     rewards = trainer.preprocessor.reward(steps.reward, steps.terminated, valid)
-    for name, values in (
-        ("rewards", rewards),
-        ("terminated", steps.terminated),
-        ("truncated", steps.truncated),
-        ("valid", valid),
-    ):
-        getattr(rollout, name)[:, step] = torch.from_numpy(values.reshape(seeds, -1))
+    rollout.rewards[:, step] = rewards
+    rollout.terminated[:, step] = steps.terminated.reshape(seeds, -1)
+    rollout.truncated[:, step] = steps.truncated.reshape(seeds, -1)
+    rollout.valid[:, step] = valid.reshape(seeds, -1)
     stream.elapsed = stream.elapsed + valid
     stream.episodic_return = stream.episodic_return + steps.reward
     stream.obs = trainer.preprocessor.observe(steps.obs, stream.elapsed)
@@ -519,7 +512,8 @@ def make_batch(trainer: Trainer) -> Batch:
     advantages = estimate_advantages(config, rollout, values)
     raw_actions = rollout.raw_actions.flatten(1, 2)
     log_probs = distribution.log_prob(outputs["actor"], raw_actions)
-    columns = (log_probs, advantages, advantages + values[:, :-1], values[:, :-1], rollout.valid)
+    valid = torch.from_numpy(rollout.valid).to(config.device)
+    columns = (log_probs, advantages, advantages + values[:, :-1], values[:, :-1], valid)
     columns = [column.reshape(*log_probs.shape, 1).float() for column in columns]
     return Batch(
         obs=obs,
@@ -537,8 +531,10 @@ def estimate_advantages(config: PpoConfig, rollout: Rollout, values: Tensor) -> 
     """Return advantages (seeds, num_steps, num_envs); values have one more step."""
     done = rollout.terminated | rollout.truncated
     terminated = done if config.timeout_is_terminal else rollout.terminated
+    arrays = (rollout.rewards, terminated, done)
+    rewards, terminated, done = (torch.from_numpy(array).to(values.device) for array in arrays)
     return gae(
-        *(tensor.transpose(0, 1) for tensor in (rollout.rewards, values, terminated, done)),
+        *(tensor.transpose(0, 1) for tensor in (rewards, values, terminated, done)),
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     ).transpose(0, 1)
@@ -796,7 +792,7 @@ def after_batch(trainer: Trainer, batch: Batch) -> None:
 def valid_rows(trainer: Trainer, seed: int) -> Tensor:
     """Return one seed's observations (rows, *obs_shape) of the rollout that are transitions."""
     rows = trainer.rollout.rows()[seed]
-    return rows[trainer.rollout.valid[seed].flatten()]
+    return rows[torch.from_numpy(trainer.rollout.valid[seed].flatten())]
 
 
 def view(trainer: Trainer, seed: int) -> dict[str, View]:
@@ -821,7 +817,8 @@ def measure(
     """Add one seed's metrics after an update, drift and trust region to those before it."""
     instruments, distribution = trainer.instruments[seed], trainer.distribution
     after = view(trainer, seed)
-    numbers = batch.numbers[seed][trainer.rollout.valid[seed].flatten()]
+    numbers = batch.numbers[seed]
+    numbers = numbers[numbers[:, -1] > 0]
     raw_actions, log_probs, advantages = numbers[:, :-5], numbers[:, -5], numbers[:, -4]
     log_ratio = distribution.log_prob(after["actor"].outputs, raw_actions) - log_probs
     if trainer.config.log_ratio_clamp:

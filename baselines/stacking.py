@@ -7,6 +7,7 @@ probes, interventions, evaluation and checkpoints use that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,8 @@ class Stack:
         first = {id(p): name for name, p in named[0].items()}
         for name, p in agents[0].named_parameters(remove_duplicate=False):
             self.parameters[name] = self.parameters[first[id(p)]]
+        networks = [name for name, _ in agents[0].named_children()]
+        self._plans = {network: self._plan(network) for network in networks}
 
     @property
     def num_seeds(self) -> int:
@@ -99,38 +102,67 @@ class Stack:
             but the last, in order: the pre-activations.
         """
         preactivations = []
-        for index, layer in enumerate(getattr(self.agents[0], network)):
-            inputs = self._layer(layer, f"{network}.{index}", inputs)
-            if isinstance(layer, nn.Linear | nn.Conv2d):
+        for run, is_weighted in self._plans[network]:
+            inputs = run(inputs)
+            if is_weighted:
                 preactivations.append(inputs)
         return inputs, preactivations[:-1]
 
-    def _layer(self, layer: nn.Module, name: str, inputs: Tensor) -> Tensor:
+    def _plan(self, network: str) -> list[tuple["Run", bool]]:
+        """Return what runs each layer of a network, and whether its output is a pre-activation."""
+        layers = getattr(self.agents[0], network)
+        return [
+            (self._runner(layer, f"{network}.{index}"), isinstance(layer, nn.Linear | nn.Conv2d))
+            for index, layer in enumerate(layers)
+        ]
+
+    def _runner(self, layer: nn.Module, name: str) -> "Run":
+        """Return what runs one layer of all seeds at once, or of one after the other."""
         if type(layer) in ELEMENTWISE:
-            return layer(inputs)
+            return ELEMENTWISE[type(layer)] or layer
         if isinstance(layer, nn.Flatten):
-            return inputs.flatten(2)
+            return partial(torch.flatten, start_dim=2)
+        leaves = layer.named_parameters(remove_duplicate=False)
+        own = {leaf: self.parameters[f"{name}.{leaf}"] for leaf, _ in leaves}
         if type(layer) is nn.Linear:
-            weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
-            return stacked_linear(inputs, weight, bias)
+            return partial(stacked_linear, **own)
         if type(layer) is nn.LayerNorm and layer.elementwise_affine:
-            weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
-            normalised = functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-            return torch.addcmul(bias.unsqueeze(1), normalised, weight.unsqueeze(1))
+            return partial(stacked_layer_norm, shape=layer.normalized_shape, eps=layer.eps, **own)
         if hasattr(layer, "stacked"):
-            own = {leaf: self.parameters[f"{name}.{leaf}"] for leaf, _ in layer.named_parameters()}
-            return layer.stacked(inputs, **own)
-        return torch.stack([self._one(name, s, inputs[s]) for s in range(self.num_seeds)])
-
-    def _one(self, name: str, seed: int, inputs: Tensor) -> Tensor:
-        """Run any layer of one seed."""
-        module = self.agents[seed].get_submodule(name)
-        leaves = module.named_parameters(remove_duplicate=False)
-        own = {leaf: self.parameters[f"{name}.{leaf}"][seed] for leaf, _ in leaves}
-        return functional_call(module, own, (inputs,))
+            return partial(layer.stacked, **own)
+        modules = [agent.get_submodule(name) for agent in self.agents]
+        return partial(one_by_one, modules=modules, parameters=own)
 
 
-ELEMENTWISE = {ScalePixels, nn.ReLU, nn.Tanh, nn.GELU, nn.LeakyReLU, nn.Identity}
+Run = Callable[[Tensor], Tensor]
+# None: the module itself, which has settings.
+ELEMENTWISE: dict[type[nn.Module], Run | None] = {
+    nn.Tanh: torch.tanh,
+    nn.ReLU: torch.relu,
+    nn.GELU: None,
+    nn.LeakyReLU: None,
+    nn.Identity: None,
+    ScalePixels: None,
+}
+
+
+def one_by_one(
+    inputs: Tensor, *, modules: list[nn.Module], parameters: dict[str, Tensor]
+) -> Tensor:
+    """Run any layer of each seed on its own inputs."""
+    outputs = []
+    for seed, module in enumerate(modules):
+        own = {name: value[seed] for name, value in parameters.items()}
+        outputs.append(functional_call(module, own, (inputs[seed],)))
+    return torch.stack(outputs)
+
+
+def stacked_layer_norm(
+    inputs: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, ...], eps: float
+) -> Tensor:
+    """Return (seeds, rows, features) of a LayerNorm of every seed, whose `shape` is (features,)."""
+    normalised = functional.layer_norm(inputs, shape, eps=eps)
+    return torch.addcmul(bias.unsqueeze(1), normalised, weight.unsqueeze(1))
 
 
 def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

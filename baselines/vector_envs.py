@@ -228,7 +228,8 @@ def make_envpool(
             "episodic_life": config.episodic_life,
             "max_episode_steps": settings["max_episode_steps"],
         }
-    env = envpool.make(name, env_type="gymnasium", num_envs=len(seeds), seed=seeds, **options)
+    signed = [seed % 2**31 for seed in seeds]  # it takes int32
+    env = envpool.make(name, env_type="gymnasium", num_envs=len(seeds), seed=signed, **options)
     return env, {"max_episode_steps": env.spec.config.max_episode_steps, **settings}
 
 
