@@ -122,8 +122,11 @@ def toy_options(parser: Parser) -> None:
 
 def toy_command(options: argparse.Namespace) -> int:
     """Print the tables of the toy problem and draw its figure."""
+    import torch
+
     from ppo_plasticity import toy
 
+    torch.set_num_threads(1)  # its tensors are tiny
     runs = [toy.two_states(alpha) for alpha in toy.ALPHAS]
     results = toy.ranks()
     states = [

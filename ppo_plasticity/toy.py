@@ -127,7 +127,7 @@ def clipped_step(weights: Tensor, feature: Tensor, old: Tensor, learning_rate: f
         old: (problems,) the first action's probability at the start.
         learning_rate: of SGD.
     """
-    policy = torch.softmax((weights @ feature[..., None])[..., 0], -1)  # (problems, 2)
+    policy = torch.softmax((weights * feature[:, None]).sum(-1), -1)  # (problems, 2)
     ratio = policy[:, 0] / old
     ratio = ratio * (ratio < 1 + CLIP_COEF)  # beyond it the objective is flat
     gradient = ratio[:, None] * (torch.tensor([1.0, 0.0]) - policy)  # d r / d logits
