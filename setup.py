@@ -22,6 +22,7 @@ EXTRAS = {
     "test": [
         "hypothesis",
         "import-linter",
+        "matplotlib",
         "mypy",
         "pytest",
         "pytest-timeout",

@@ -20,6 +20,7 @@ import tyro
 from baselines.config import (
     EvaluateConfig,
     MappoConfig,
+    PlasticityReportConfig,
     PpoConfig,
     QuickstartConfig,
     recorded_config,
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, type, str]] = {
     "quickstart": ("train and evaluate in five minutes", QuickstartConfig, "quickstart:main"),
     "mappo": ("train MAPPO or IPPO", MappoConfig, "mappo:main"),
     "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
+    "plasticity": ("figures and early warnings of runs", PlasticityReportConfig, "report:main"),
     "evaluate": ("win rate of a run on held-out battles", EvaluateConfig, "evaluate:main"),
 }
 RESUMABLE = {"mappo": MappoConfig, "ppo": PpoConfig}

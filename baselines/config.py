@@ -276,6 +276,21 @@ class PpoConfig(PlasticityConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class PlasticityReportConfig:
+    """Draw the figures of "No Representation, No Trust" from runs, and list early warnings."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders, or folders of several seeds' runs."""
+    out: str = "plasticity_report"
+    """Folder that receives index.html, which needs nothing else, and each figure as SVG and PNG."""
+
+    def __post_init__(self) -> None:
+        """Refuse a report on nothing."""
+        if not self.runs:
+            raise UsageError("plasticity: name at least one run folder")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """Play held-out battles with a trained policy and report its win rate."""
 

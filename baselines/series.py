@@ -161,20 +161,27 @@ def lowest_rows(rows: Array, count: int = 20) -> Array:
     return rows[np.argsort(rows[:, 0], kind="stable")[:count]]
 
 
-def on_grid(series: Sequence[Series], points: int = 300) -> tuple[Array, Array]:
+def on_grid(
+    series: Sequence[Series], points: int = 200, tolerance: float = 0.02
+) -> tuple[Array, Array]:
     """Return series on common steps, by linear interpolation, NaN outside a series' own range.
 
     Args:
         series: of several runs, none empty.
         points: size of the grid, from the first step of any series to the last of any.
+        tolerance: share of the grid by which a series may begin late or end early and yet count
+            from end to end, with its outermost values: equal runs do not end at the same step.
 
     Returns:
         Steps (points,) and values (series, points).
     """
     low, high = min(s.steps[0] for s in series), max(s.steps[-1] for s in series)
     grid = np.linspace(low, high, points if high > low else 1)
-    rows = [np.interp(grid, s.steps, s.values, left=np.nan, right=np.nan) for s in series]
-    return grid, np.array(rows)
+    slack = tolerance * (high - low)
+    rows = np.array([np.interp(grid, s.steps, s.values) for s in series])
+    for row, one in zip(rows, series, strict=True):
+        row[(grid < one.steps[0] - slack) | (grid > one.steps[-1] + slack)] = np.nan
+    return grid, rows
 
 
 def kendall_tau(x: ArrayLike, y: ArrayLike) -> float:
