@@ -279,7 +279,7 @@ class PpoConfig(PlasticityConfig):
 class PlasticityReportConfig:
     """Draw the figures of "No Representation, No Trust" from runs, and list early warnings."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Run folders, or folders of several seeds' runs."""
     out: str = "plasticity_report"
     """Folder that receives index.html, which needs nothing else, and each figure as SVG and PNG."""
@@ -287,7 +287,7 @@ class PlasticityReportConfig:
     def __post_init__(self) -> None:
         """Refuse a report on nothing."""
         if not self.runs:
-            raise UsageError("plasticity: name at least one run folder")
+            raise UsageError("name at least one run folder")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -251,6 +251,7 @@ def draw(drawing: Drawing, groups: figures.Groups, found: Found, path: Path) -> 
             return ""
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.set_layout_engine("none")  # laid out once, which takes most of the time
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f"{path.name}.svg").write_text(text.getvalue())

@@ -1,0 +1,386 @@
+"""Figures and early warnings of run folders: statistics by hand, then the command as a whole."""
+
+import json
+import math
+import re
+import sys
+import xml.dom.minidom
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baselines import early_warnings, figures, report, series
+from baselines.cli import main
+from baselines.early_warnings import find_warnings, first_lasting, running_median
+from baselines.series import Series, kendall_tau, read_run, smooth, spearman_rho
+
+TOTAL = 100_000
+MEASURED = {
+    series.RANK: 30.0,
+    series.DEAD_UNITS: 0.0,
+    series.NORM: 2.0,
+    series.POLICY_VARIANCE: 0.01,
+    series.EXCESS: 1.9,
+    series.BELOW_CLIP: 0.7,
+    series.KL: 0.02,
+}
+
+
+def record(seed, env="Hopper-v5", algorithm="ppo", **config):
+    return {
+        "algorithm": algorithm,
+        "environment": {"id": env, "fingerprint": {}},
+        "resumed": [],
+        "config": {
+            "env": env,
+            "seed": seed,
+            "total_steps": TOTAL,
+            "hidden_size": 64,
+            "runs_dir": f"runs{seed}",
+            "learning_rate": 0.0003,
+        }
+        | config,
+    }
+
+
+def write_run(folder, rows, tail="", **about):
+    """Write a run folder whose row k is logged at step 1000 (k + 1)."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(record(**about)))
+    lines = [json.dumps({"global_step": 1000 * k, **row}) for k, row in enumerate(rows, 1)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n" + tail)
+    return folder
+
+
+def measured_rows(count, **changed):
+    """Return rows of a healthy run; `changed` gives a metric, by its short name, other values."""
+    rows = []
+    for index in range(count):
+        row = MEASURED | {series.RETURN: 10.0 + index, series.ENTROPY: 1.0}
+        for name, values in changed.items():
+            row[getattr(series, name)] = values[index]
+        rows.append(row)
+    return rows
+
+
+def run_of(tmp_path, count=100, **changed):
+    folder = write_run(tmp_path / "run", measured_rows(count, **changed), seed=1)
+    return read_run(folder, record(1))
+
+
+# Statistics --------------------------------------------------------------------------------------
+
+
+def test_smoothing_is_the_average_of_what_was_seen_weighted_by_age():
+    np.testing.assert_allclose(smooth([1, 3, 2], alpha=0.5), [1, 3.5 / 1.5, (2 + 1.75) / 1.75])
+    np.testing.assert_allclose(smooth([4.0] * 50), 4.0)
+
+
+def test_the_final_mean_covers_the_window_that_ends_at_the_last_point():
+    one = Series(np.array([10.0, 50.0, 95.0, 100.0]), np.array([1.0, 2.0, 4.0, 8.0]))
+    assert series.final_mean(one, 10) == 6
+    assert series.final_mean(one, 5) == 8  # the window is (95, 100]
+    assert series.final_mean(one, 10, before=1) == pytest.approx(14 / 3)
+    assert math.isnan(series.final_mean(series.EMPTY, 10))
+
+
+def test_windows_average_each_series_and_need_points_of_both():
+    ratio = Series(np.array([1.0, 5.0, 12.0, 35.0]), np.array([0.2, 0.4, 0.9, 0.5]))
+    rank = Series(np.array([3.0, 4.0, 31.0, 45.0]), np.array([6.0, 8.0, 5.0, 1.0]))
+    means = series.window_means([ratio, rank], 10)
+    np.testing.assert_allclose(means, [[0.3, 7.0], [0.5, 5.0]])
+    assert series.window_means([ratio, series.EMPTY], 10).shape == (0, 2)
+
+
+def test_the_lowest_rows_are_those_with_the_lowest_ratio():
+    rows = np.array([[0.5, 1.0], [0.1, 2.0], [0.3, 3.0]])
+    np.testing.assert_array_equal(series.lowest_rows(rows, 2), [[0.1, 2.0], [0.3, 3.0]])
+
+
+def test_a_shorter_run_leaves_the_grid_where_it_ends():
+    long = Series(np.array([0.0, 100.0]), np.array([0.0, 100.0]))
+    nearly = Series(np.array([0.0, 99.0]), np.array([5.0, 5.0]))
+    short = Series(np.array([0.0, 50.0]), np.array([7.0, 9.0]))
+    grid, rows = series.on_grid([long, nearly, short], points=5)
+    np.testing.assert_allclose(grid, [0, 25, 50, 75, 100])
+    np.testing.assert_allclose(rows[0], grid)
+    np.testing.assert_allclose(rows[1], 5.0)
+    np.testing.assert_allclose(rows[2], [7, 8, 9, np.nan, np.nan])
+
+
+def test_rank_correlations_equal_those_counted_by_hand():
+    x, y = [1, 2, 3, 4], [1, 3, 2, 4]  # five of six pairs agree; squared rank differences: 2
+    assert kendall_tau(x, y) == pytest.approx(4 / 6)
+    assert spearman_rho(x, y) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    x, y = [1, 1, 2], [1, 2, 3]  # a tie in x: two of two pairs agree, y has three
+    assert kendall_tau(x, y) == pytest.approx(2 / math.sqrt(2 * 3))
+    assert spearman_rho(x, y) == pytest.approx(1.5 / math.sqrt(1.5 * 2))
+
+
+@pytest.mark.parametrize("correlation", [kendall_tau, spearman_rho])
+def test_rank_correlations_of_a_constant_or_of_nothing_are_nan(correlation):
+    for x, y in (([], []), ([1.0], [2.0]), ([3.0, 3.0], [1.0, 2.0])):
+        assert math.isnan(correlation(x, y))
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=2, max_size=30))
+def test_rank_correlations_see_order_only(points):
+    x, y = np.array(points, np.float64).T
+    for correlation in (kendall_tau, spearman_rho):
+        value = correlation(x, y)
+        assert math.isnan(value) or -1 - 1e-9 <= value <= 1 + 1e-9
+        same = pytest.approx(value, abs=1e-9, nan_ok=True)
+        assert correlation(np.exp(x), y**3) == same
+        assert correlation(y, x) == same
+        assert -correlation(-x, y) == same
+
+
+# Early warnings ----------------------------------------------------------------------------------
+
+
+def test_a_healthy_run_gets_no_warning(tmp_path):
+    assert find_warnings(run_of(tmp_path)) == []
+
+
+def test_a_norm_that_doubles_is_dated_by_its_running_median(tmp_path):
+    run = run_of(tmp_path, NORM=[2.0] * 50 + [5.0] * 50)
+    (found,) = find_warnings(run)
+    # From the 11th of the higher values on, more than half of the last 20 are higher.
+    assert (found.kind, found.step) == ("norm growing", 61_000)
+    assert (found.before, found.value, found.last, found.lasts) == (2, 5, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "kind"),
+    [
+        ("RANK", 30.0, 15.0, "rank falling"),
+        ("DEAD_UNITS", 2.0, 18.0, "dead units rising"),
+        ("EXCESS", 2.0, 3.0, "excess ratio rising"),
+    ],
+)
+def test_a_rule_fires_at_its_threshold_and_not_short_of_it(tmp_path, metric, before, after, kind):
+    run = run_of(tmp_path / "at", **{metric: [before] * 50 + [after] * 50})
+    assert [found.kind for found in find_warnings(run)] == [kind]
+    nearly = after + 0.01 * (before - after)
+    run = run_of(tmp_path / "short", **{metric: [before] * 50 + [nearly] * 50})
+    assert find_warnings(run) == []
+
+
+def test_bursts_and_the_first_tenth_of_training_give_no_warning(tmp_path):
+    bursts = [1e6 if index % 3 == 0 else 2.0 for index in range(100)]
+    run = run_of(
+        tmp_path, EXCESS=bursts, NORM=[0.1] * 4 + [2.0] * 96, RANK=[64.0] * 4 + [20.0] * 96
+    )
+    assert find_warnings(run) == []
+
+
+def test_a_return_that_loses_half_of_its_gain_has_fallen_whatever_its_sign(tmp_path):
+    learns = list(np.linspace(-500, -100, 50))
+    run = run_of(tmp_path / "falls", RETURN=learns + [-400.0] * 50)
+    (found,) = find_warnings(run)
+    assert found.kind == "return fallen"
+    assert 51_000 <= found.step <= 75_000
+    run = run_of(tmp_path / "dips", RETURN=learns + [-250.0] * 50)
+    assert find_warnings(run) == []
+
+
+def test_noise_of_a_return_that_never_rose_is_no_fall(tmp_path):
+    noise = np.random.default_rng(1).normal(size=100)
+    assert find_warnings(run_of(tmp_path, RETURN=list(noise))) == []
+
+
+def test_warnings_come_in_the_order_of_time_and_say_whether_they_last(tmp_path):
+    run = run_of(tmp_path, NORM=[2.0] * 30 + [9.0] * 40 + [2.0] * 30, RANK=[30.0] * 60 + [1.0] * 40)
+    found = [(one.kind, one.lasts) for one in find_warnings(run)]
+    assert found == [("norm growing", False), ("rank falling", True)]
+
+
+def test_what_holds_must_hold_five_times_in_a_row():
+    fires = np.array([1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1], bool)
+    assert first_lasting(fires) == 5
+    assert first_lasting(fires, start=6) == 6
+    assert first_lasting(fires[:9]) is None
+
+
+def test_the_running_median_grows_into_its_window():
+    np.testing.assert_array_equal(running_median(np.array([4.0, 2, 9, 1]), 3), [4, 3, 4, 2])
+
+
+def test_every_rule_says_what_it_means():
+    assert all((rule.__doc__ or "").endswith((".", ".\n    ")) for *_, rule in early_warnings.RULES)
+
+
+# Groups ------------------------------------------------------------------------------------------
+
+
+def test_groups_are_labelled_by_the_settings_in_which_they_differ():
+    same = {"algorithm": "ppo", "env": "Hopper-v5", "pfo_mode": "soft"}
+    first = {**same, "pfo_coef": 0.0, "intervention": []}
+    second = {**same, "pfo_coef": 10.0, "intervention": ["redo"]}
+    assert report.labels([first, second]) == [
+        "pfo_coef=0, intervention=none",
+        "pfo_coef=10, intervention=redo",
+    ]
+    assert report.labels([first]) == ["ppo"]
+
+
+def test_labels_stay_short_and_apart():
+    many = [
+        {"algorithm": "ppo", **{f"field{k}": (1, k % 5, 2)[group] for k in range(7)}}
+        for group in (0, 2, 2)
+    ]
+    many[2] = many[2] | {"field6": 3}
+    found = report.labels(many)
+    assert found[0] == "field0=1, field1=1, field2=1, field3=1, +3 more"
+    assert len(set(found)) == 3
+
+
+def test_seed_and_folder_do_not_part_a_group(tmp_path):
+    runs = [
+        read_run(
+            write_run(tmp_path / str(seed), measured_rows(3), seed=seed, device=device),
+            record(seed, device=device),
+        )
+        for seed, device in ((2, "cpu"), (1, "cuda"))
+    ]
+    (group,) = report.group_runs(runs).values()
+    assert [run.seed for run in group] == [1, 2]
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "report"
+
+
+def svgs(page):
+    """Return the figures of a page, each parsed."""
+    found = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    return [xml.dom.minidom.parseString(one) for one in found]
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(tmp_path, out, capsys):
+    group = tmp_path / "group"
+    for seed in (1, 2):
+        rows = measured_rows(100, NORM=[2.0] * 50 + [5.0] * 50)
+        write_run(group / f"seed{seed}", rows, seed=seed)
+    alone = write_run(tmp_path / "alone", measured_rows(60), seed=1, learning_rate=0.001)
+    assert main(["plasticity", str(group), str(alone), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"learning_rate=0.0003 +2  norm growing  61,000 +2 +5 +5  yes", said)
+    assert said.endswith(f"report: {out / 'index.html'}\n")
+    page = (out / "index.html").read_text()
+    assert len(svgs(page)) == 3
+    assert not re.search(r"<script|<link|(src|href)=\"(?!#|data:)", page)
+    assert "learning_rate=0.001" in page
+    assert "early warnings in 2 of them" in page
+    names = {path.name for path in out.iterdir()} - {"index.html"}
+    kinds = ("boxes", "curves", "trust_region")
+    assert names == {f"Hopper-v5_{kind}.{end}" for kind in kinds for end in ("png", "svg")}
+
+
+def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path):
+    row = {series.NORM: float("nan"), series.RANK: None, series.EXCESS: float("inf")}
+    rows = [*measured_rows(4), row]
+    folder = write_run(tmp_path / "run", rows, tail='{"global_step": 6000, "plasti', seed=1)
+    run = read_run(folder, record(1))
+    assert run.last_step == 5000
+    assert [len(run[name]) for name in (series.NORM, series.RANK, series.EXCESS)] == [4, 4, 4]
+
+
+def test_runs_without_probe_are_drawn_as_far_as_they_go_with_one_line_that_names_it(
+    tmp_path, out, capsys
+):
+    rows = [{series.RETURN: 1.0, series.ENTROPY: 2.0}, {series.ENTROPY: 1.5}]
+    folder = write_run(tmp_path / "run", rows, seed=1)
+    assert main(["plasticity", str(folder), "--out", str(out)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "--probe" in line]
+    assert str(folder) in line
+    assert len(svgs((out / "index.html").read_text())) == 2  # no trust region
+
+
+def test_too_few_measurements_for_warnings_are_said(tmp_path):
+    (line,) = report.notes([run_of(tmp_path / "few", count=13)])  # four of them after 10 %
+    assert "too few for warnings" in line
+    assert report.notes([run_of(tmp_path / "enough", count=14)]) == []
+
+
+def test_environments_are_reported_apart(tmp_path, out, capsys):
+    envs = {"ALE/Phoenix-v5": "ppo", "smacv2/terran_5_vs_5-v0": "mappo"}
+    folders = [
+        write_run(tmp_path / algorithm, measured_rows(30), seed=1, env=env, algorithm=algorithm)
+        for env, algorithm in envs.items()
+    ]
+    assert main(["plasticity", *map(str, folders), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "ALE/Phoenix-v5: 1 run\nno early warnings\n" in said
+    assert (out / "ALE_Phoenix-v5_curves.svg").exists()
+    assert (out / "smacv2_terran_5_vs_5-v0_curves.svg").exists()
+    assert len(svgs((out / "index.html").read_text())) == 6
+
+
+def test_capacity_is_drawn_where_it_was_probed(tmp_path):
+    folder = write_run(tmp_path / "run", measured_rows(20), seed=1)
+    losses = {"last_minibatch": [0.1, 0.2, None, 0.6]}
+    content = {"steps": [0, 5000, 10_000, 20_000], "actor": losses, "critic": losses}
+    (folder / "capacity.json").write_text(json.dumps({**content, "protocol": {}}))
+    run = read_run(folder, record(1))
+    np.testing.assert_array_equal(run[series.CAPACITY].steps, [0, 5000, 20_000])
+    assert figures.final_value(run, series.CAPACITY) == pytest.approx(0.4)  # and the one before
+    figure = figures.draw_curves({"ppo": [run]}, {})
+    assert "Actor capacity loss" in [axis.get_title() for axis in figure.axes]
+
+
+def test_the_excess_ratio_of_a_box_is_the_papers_where_it_was_logged(tmp_path):
+    values = list(np.linspace(2, 3, 100))
+    run = run_of(tmp_path / "short", EXCESS=values)
+    assert figures.final_value(run, series.EXCESS) == pytest.approx(np.mean(values[-5:]))
+    run = run_of(tmp_path / "long", EXCESS=values, EXCESS_WINDOW=[math.nan] * 50 + [2.5] * 50)
+    assert figures.final_value(run, series.EXCESS) == 2.5
+
+
+def test_labels_with_markup_are_shown_as_they_are(tmp_path, out):
+    folders = [
+        write_run(tmp_path / str(k), measured_rows(9), seed=1, env_option=[f"<b>$x_{k}$</b>"])
+        for k in range(2)
+    ]
+    assert main(["plasticity", *map(str, folders), "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    assert "<b>" not in page
+    assert "env_option=&lt;b&gt;$x_1$&lt;/b&gt;" in page
+
+
+def test_a_run_named_twice_counts_once(tmp_path, out):
+    folder = write_run(tmp_path / "group" / "seed1", measured_rows(9), seed=1)
+    assert len(report.read_runs([str(folder), str(folder.parent)])) == 1
+
+
+@pytest.mark.parametrize("case", ["nowhere", "nothing named", "nothing logged", "no room"])
+def test_bad_input_is_answered_in_one_line(tmp_path, out, capsys, case):
+    folder = write_run(
+        tmp_path / "run", [] if case == "nothing logged" else measured_rows(3), seed=1
+    )
+    (tmp_path / "file").write_text("")
+    arguments, said = {
+        "nowhere": ([str(tmp_path / "missing")], "not a run folder"),
+        "nothing named": ([], "at least one run folder"),
+        "nothing logged": ([str(folder)], "nothing logged yet"),
+        "no room": ([str(folder), "--out", str(tmp_path / "file" / "x")], "--out"),
+    }[case]
+    assert (
+        main(["plasticity", *arguments, *([] if case == "no room" else ["--out", str(out)])]) == 2
+    )
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_without_matplotlib_one_line_says_what_to_install(tmp_path, out, capsys, monkeypatch):
+    folder = write_run(tmp_path / "run", measured_rows(3), seed=1)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["plasticity", str(folder), "--out", str(out)]) == 2
+    assert "pip install 'smacv2-suite[plots]'" in capsys.readouterr().err
