@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ppo_plasticity.capacity import categorical_kl
+
 LOG_2PI = math.log(2 * math.pi)
 MIN_STD = 1e-4
+LOG_RATIO_RANGE = (math.log(1e-7), math.log(1e9))  # the published bounds
 STD_BIAS = math.log(math.e - 1)  # softplus of it is 1
 
 
@@ -52,8 +55,7 @@ class Categorical:
 
     def kl(self, old: Tensor, new: Tensor) -> Tensor:
         """Return KL(old || new) (...)."""
-        old, new = torch.log_softmax(old, -1), torch.log_softmax(new, -1)
-        return (old.exp() * (old - new)).sum(-1)
+        return categorical_kl(old, new)
 
     def parameters(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """Return the probabilities (..., num_actions)."""

@@ -6,6 +6,7 @@ With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/baselines.md li
 import dataclasses
 import math
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,27 @@ from baselines.checkpoints import Checkpoint
 from baselines.config import MappoConfig
 from baselines.console import Progress
 from baselines.errors import UsageError
+from baselines.mappo_instruments import (
+    Before,
+    Measurement,
+    Old,
+    Pick,
+    Reference,
+    after_batch,
+    after_step,
+    forward,
+    intervention_loss,
+    needs_before,
+    pfo_terms,
+)
 from baselines.minibatches import Minibatch, Targets, repeat_for_agents, select
-from baselines.networks import Agent, gumbel_noise, masked_log_probs
+from baselines.networks import Agent, gumbel_noise
+from baselines.plasticity import (
+    NETWORKS,
+    Instruments,
+    NetworkHandle,
+    interventions_of,
+)
 from baselines.rollout import Clock, Stream, collect, episode_metrics
 from baselines.run import (
     Run,
@@ -32,6 +52,7 @@ from baselines.run import (
     set_random_states,
 )
 from baselines.vector_envs import make_env
+from ppo_plasticity.interventions import Interventions
 
 LOSSES = (
     "losses/policy_loss",
@@ -39,6 +60,8 @@ LOSSES = (
     "losses/entropy",
     "losses/approx_kl",
     "losses/clipfrac",
+    "losses/pfo",
+    "losses/interventions",
     "losses/actor_grad_norm",
     "losses/critic_grad_norm",
 )
@@ -55,7 +78,15 @@ class Trainer:
     buffer: RolloutBuffer
     stream: Stream
     critic_hidden: Tensor  # (num_envs * num_values, memory_size) at the start of the next rollout
+    interventions: dict[str, Interventions]  # by network
+    handles: dict[str, NetworkHandle]  # by network
+    instruments: Instruments
     global_step: int = 0
+    iteration: int = 0
+
+    def changes(self, what: str) -> bool:
+        """Return whether any intervention does this (see `Intervention.changes`)."""
+        return any(what in one.changes for one in self.interventions.values())
 
 
 def main(config: MappoConfig) -> int:
@@ -121,15 +152,17 @@ def make_trainer(config: MappoConfig, env: Any) -> Trainer:
     """Build networks, optimizer and buffer, and reset the environment; all from the seed."""
     environment_seed, learner_seed = derive_seeds(config.seed)
     torch.manual_seed(learner_seed)
-    agent = make_agent(config, env.unwrapped).to(config.device)
+    interventions = {name: interventions_of(config, name) for name in NETWORKS}
+    agent = make_agent(config, env.unwrapped, interventions).to(config.device)
     generator = torch.Generator(config.device)
     generator.manual_seed(learner_seed)
-    optimizer = torch.optim.Adam(
-        [*agent.actor.parameters(), *agent.critic.parameters()],
-        lr=config.learning_rate,
-        eps=1e-5,
-        fused=True,
-    )
+    optimizer = make_optimizer(config, agent, interventions)
+    handles = {
+        name: NetworkHandle(network.chain, network, optimizer, generator)
+        for name, network in agent.networks.items()
+    }
+    for name, handle in handles.items():
+        interventions[name].start(handle)
     obs, info = env.reset(seed=environment_seed)
     hidden = agent.actor.initial_hidden(config.num_envs, agent.num_agents)
     return Trainer(
@@ -140,12 +173,29 @@ def make_trainer(config: MappoConfig, env: Any) -> Trainer:
         buffer=RolloutBuffer(env, config.num_steps, config.device),
         stream=Stream.start(obs, info, hidden.detach()),
         critic_hidden=agent.critic.initial_hidden(config.num_envs * agent.num_values),
+        interventions=interventions,
+        handles=handles,
+        instruments=Instruments(config.probe, agent.networks, config.total_steps),
     )
 
 
-def make_agent(config: MappoConfig, sizes: Any) -> Agent:
-    """Build the networks for an environment's sizes."""
-    return Agent(
+def make_optimizer(
+    config: MappoConfig, agent: Agent, interventions: dict[str, Interventions]
+) -> torch.optim.Optimizer:
+    """Return one Adam, with the options that interventions change for each network."""
+    groups = []
+    for name, network in agent.networks.items():
+        options = interventions[name].optimizer_options({"lr": config.learning_rate, "eps": 1e-5})
+        groups.append({"params": list(network.parameters()), **options})
+        groups[-1]["initial_lr"] = options["lr"]
+    return torch.optim.Adam(groups, fused=True)
+
+
+def make_agent(
+    config: MappoConfig, sizes: Any, interventions: dict[str, Interventions] | None = None
+) -> Agent:
+    """Build the networks for an environment's sizes, with the layers that interventions ask for."""
+    agent = Agent(
         obs_size=sizes.obs_size,
         state_size=sizes.state_size,
         num_agents=sizes.num_agents,
@@ -156,6 +206,11 @@ def make_agent(config: MappoConfig, sizes: Any) -> Agent:
         agent_id=config.agent_id,
         value_norm=config.value_norm,
     )
+    for name, network in agent.networks.items():
+        hooks = interventions[name] if interventions else interventions_of(config, name)
+        if "layers" in hooks.changes:
+            network.change_layers(hooks.layers)
+    return agent
 
 
 def save_state(trainer: Trainer) -> Checkpoint:
@@ -169,6 +224,11 @@ def save_state(trainer: Trainer) -> Checkpoint:
             "stream": trainer.stream.state_dict(),
             "critic_hidden": trainer.critic_hidden.cpu(),
             "random": random_states(),
+            "iteration": trainer.iteration,
+            "excess": trainer.instruments.excess.state_dict(),
+            "interventions": {
+                name: hooks.state_dict() for name, hooks in trainer.interventions.items()
+            },
         },
         env=trainer.env.unwrapped.checkpoint(),
         metadata={"algorithm": "mappo", "env": trainer.env.spec.id},
@@ -187,6 +247,10 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.stream.obs, trainer.stream.info = trainer.env.unwrapped.last()
     trainer.stream.load_state_dict(saved["stream"])
     set_random_states(saved["random"])
+    trainer.iteration = saved["iteration"]
+    trainer.instruments.excess.load_state_dict(saved["excess"])
+    for name, state in saved["interventions"].items():
+        trainer.interventions[name].load_state_dict(state)
 
 
 def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
@@ -195,15 +259,16 @@ def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
     if config.anneal_lr:
         left = max(0.0, 1.0 - trainer.global_step / config.total_steps)
         for group in trainer.optimizer.param_groups:
-            group["lr"] = config.learning_rate * left
+            group["lr"] = group["initial_lr"] * left
     actor_hidden = trainer.stream.hidden.clone()
     shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
     noise = gumbel_noise(shape, trainer.generator)
     episodes = collect(trainer.env, trainer.stream, agent.act, noise, buffer, clock)
-    metrics = update(config, trainer, actor_hidden)
-    clock.spent("learn")
     steps = int(buffer.valid[:-1].sum())
     trainer.global_step += steps
+    metrics = update(config, trainer, actor_hidden, clock)
+    trainer.iteration += 1
+    clock.spent("learn")
     seconds = clock.lap()
     return {
         **episode_metrics(episodes),
@@ -214,7 +279,9 @@ def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
     }
 
 
-def update(config: MappoConfig, trainer: Trainer, actor_hidden: Tensor) -> dict[str, float]:
+def update(
+    config: MappoConfig, trainer: Trainer, actor_hidden: Tensor, clock: Clock
+) -> dict[str, float]:
     """Improve actor and critic on the rollout in the buffer; return the means of the losses.
 
     A rollout of reset rows alone teaches nothing: it changes no weight and has no losses.
@@ -229,62 +296,107 @@ def update(config: MappoConfig, trainer: Trainer, actor_hidden: Tensor) -> dict[
     if not config.value_norm_per_minibatch:
         agent.value_norm.update(targets.returns[buffer.valid[:-1]])
     hidden = (actor_hidden, trainer.critic_hidden)
-    losses = []
+    pick = partial(select, agent, buffer, hidden=hidden, targets=targets)
+    clock.spent("learn")
+    due = trainer.instruments.due(trainer.iteration)
+    measurement = Measurement.start(config, trainer, pick) if due else None
+    clock.spent("probe")
+    means = take_steps(config, trainer, pick)
+    trainer.critic_hidden = critic_hidden
+    clock.spent("learn")
+    measured = measurement.end(config, trainer) if measurement else {}
+    clock.spent("probe")
+    return {**means, "losses/explained_variance": float(variance), **measured}
+
+
+def take_steps(config: MappoConfig, trainer: Trainer, pick: Pick) -> dict[str, float]:
+    """Take all gradient steps of an iteration; return the means of the losses.
+
+    Args:
+        config: how many.
+        trainer: what learns.
+        pick: env indices to their minibatch.
+    """
+    before = Before.of(config, trainer, pick) if needs_before(config, trainer) else None
+    reference, losses = None, []
     for _ in range(config.update_epochs):
         order = torch.randperm(config.num_envs, generator=trainer.generator, device=config.device)
-        for envs in order.tensor_split(config.num_minibatches):
-            batch = select(agent, buffer, envs, hidden, targets)
-            if len(batch.live_rows) > 0:
-                losses.append(gradient_step(config, trainer, batch))
-    trainer.critic_hidden = critic_hidden
+        parts = order.tensor_split(config.num_minibatches)
+        for index, envs in enumerate(parts):
+            batch = pick(envs)
+            if len(batch.live_rows) == 0:
+                continue
+            if config.value_norm_per_minibatch:
+                trainer.agent.value_norm.update(batch.returns)
+            old = before.select(envs, batch) if before else None
+            total, values = loss(config, trainer, batch, old, reference)
+            if trainer.changes("reference"):  # the step after next trains on these envs
+                reference = Reference.of(trainer.agent, pick(parts[(index + 2) % len(parts)]))
+            losses.append(torch.cat([values, gradient_step(config, trainer, total)]))
+            after_step(trainer, batch)
+    after_batch(trainer, pick)
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
-    return {**dict(zip(LOSSES, means, strict=True)), "losses/explained_variance": float(variance)}
+    return dict(zip(LOSSES, means, strict=True))
 
 
-def gradient_step(config: MappoConfig, trainer: Trainer, batch: Minibatch) -> Tensor:
-    """Take one step of the optimizer; return (len(LOSSES),) values without waiting for them."""
-    agent = trainer.agent
-    if config.value_norm_per_minibatch:
-        agent.value_norm.update(batch.returns)
-    total, parts = loss(config, agent, batch)
+def gradient_step(config: MappoConfig, trainer: Trainer, total: Tensor) -> Tensor:
+    """Take one step of the optimizer; return (2,) gradient norms without waiting for them."""
     trainer.optimizer.zero_grad(set_to_none=True)
     total.backward()
     norms = [
         nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
-        for network in (agent.actor, agent.critic)
+        for network in trainer.agent.networks.values()
     ]
     trainer.optimizer.step()
-    return torch.stack([*parts, *norms]).detach()
+    return torch.stack(norms).detach()
 
 
-def loss(config: MappoConfig, agent: Agent, batch: Minibatch) -> tuple[Tensor, list[Tensor]]:
-    """Return the loss, and its parts in the order of LOSSES: policy, value, entropy, KL, clipped.
+def loss(
+    config: MappoConfig,
+    trainer: Trainer,
+    batch: Minibatch,
+    old: Old | None = None,
+    reference: Reference | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss, and its parts in the order of LOSSES but for the gradient norms.
 
-    Further terms (on features, on pre-activations) join the sum in the return statement.
+    Args:
+        config: weights and ranges.
+        trainer: what learns.
+        batch: what it learns from.
+        old: what the networks did on the batch before the update, where a term needs it.
+        reference: another batch, on which interventions hold the networks still.
     """
-    logits, _ = agent.actor.sequence(
-        batch.actor_inputs, batch.actor_hidden, batch.actor_keep, batch.live_rows
-    )
-    log_probs = masked_log_probs(logits, batch.action_mask)
+    agent = trainer.agent
+    outputs, preactivations = forward(config, trainer, batch)
+    log_probs, predicted = outputs["actor"], outputs["critic"]
+    pfo, keep = pfo_terms(config, preactivations, old) if old else (log_probs.new_zeros(()), {})
     chosen = log_probs.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
-    policy, kl, clipped = policy_loss(chosen, batch.log_probs, batch.advantages, config.clip_coef)
-    entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
-    predicted, _ = agent.critic.sequence(
-        batch.critic_inputs, batch.critic_hidden, batch.critic_keep, batch.valid_rows
+    policy, kl, clipped = policy_loss(
+        chosen, batch.log_probs, batch.advantages, config.clip_coef, keep.get("actor")
     )
+    entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
     value = value_loss(
         predicted.squeeze(-1),
         batch.values,
         agent.value_norm.normalise(batch.returns),
         clip_coef=config.clip_coef if config.clip_vloss else math.inf,
         huber_delta=config.huber_delta,
+        keep=keep.get("critic"),
     )
-    total = policy - config.ent_coef * entropy + config.vf_coef * value
-    return total, [policy, value, entropy, kl, clipped]
+    extra = log_probs.new_zeros(())
+    if old is not None and trainer.changes("loss"):
+        extra = intervention_loss(trainer, outputs, preactivations, old, reference)
+    total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + extra
+    return total, torch.stack([policy, value, entropy, kl, clipped, pfo, extra]).detach()
 
 
 def policy_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_coef: float
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    clip_coef: float,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return PPO's clipped loss (Schulman et al. 2017, eq. 7), the KL estimate, the clipped share.
 
@@ -293,11 +405,13 @@ def policy_loss(
         old_log_probs: (num_rows,) under the policy that took them.
         advantages: (num_rows,).
         clip_coef: clip range of the ratio.
+        keep: (num_rows,) bool, rows that may still train (`--pfo-mode clip`); None: all.
     """
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip_coef, 1 + clip_coef)
-    policy = -torch.minimum(ratio * advantages, bounded * advantages).mean()
+    gains = torch.minimum(ratio * advantages, bounded * advantages)
+    policy = -(gains if keep is None else gains * keep).mean()
     with torch.no_grad():
         kl = (ratio - 1 - log_ratio).mean()  # Schulman 2020, "Approximating KL divergence", k3
         clipped = ((ratio - 1).abs() > clip_coef).float().mean()
@@ -305,7 +419,13 @@ def policy_loss(
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, targets: Tensor, *, clip_coef: float, huber_delta: float
+    values: Tensor,
+    old_values: Tensor,
+    targets: Tensor,
+    *,
+    clip_coef: float,
+    huber_delta: float,
+    keep: Tensor | None = None,
 ) -> Tensor:
     """Return the larger of the Huber losses of the values and of the clipped values, averaged.
 
@@ -314,7 +434,8 @@ def value_loss(
     bounded = old_values + (values - old_values).clamp(-clip_coef, clip_coef)
     plain = nn.functional.huber_loss(values, targets, reduction="none", delta=huber_delta)
     clipped = nn.functional.huber_loss(bounded, targets, reduction="none", delta=huber_delta)
-    return torch.maximum(plain, clipped).mean()
+    errors = torch.maximum(plain, clipped)
+    return (errors if keep is None else errors * keep).mean()
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import dataclasses
 from torch import Tensor
 
 from baselines.buffers import RolloutBuffer
-from baselines.networks import Agent
+from baselines.networks import Agent, masked_log_probs
 
 
 @dataclasses.dataclass
@@ -96,3 +96,22 @@ def repeat_for_agents(keep: Tensor, width: int) -> Tensor:
 
 def _true_rows(flags: Tensor) -> Tensor:
     return flags.flatten().nonzero().squeeze(-1)
+
+
+def run_actor(agent: Agent, batch: Minibatch) -> Tensor:
+    """Return log-probabilities (num_live, num_actions)."""
+    logits, _ = agent.actor.sequence(
+        batch.actor_inputs, batch.actor_hidden, batch.actor_keep, batch.live_rows
+    )
+    return masked_log_probs(logits, batch.action_mask)
+
+
+def run_critic(agent: Agent, batch: Minibatch) -> Tensor:
+    """Return normalised values (num_valid, 1)."""
+    values, _ = agent.critic.sequence(
+        batch.critic_inputs, batch.critic_hidden, batch.critic_keep, batch.valid_rows
+    )
+    return values
+
+
+RUN = {"actor": run_actor, "critic": run_critic}

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,30 @@ class Network(nn.Module):
         self.gru_norm = nn.LayerNorm(hidden_size) if recurrent else nn.Identity()
         self.head = _linear(hidden_size, output_size, output_gain)
         self.memory_size = hidden_size if recurrent else 0
+        self.output_gain = output_gain
+
+    @property
+    def chain(self) -> nn.Sequential:
+        """The feed-forward layers in a row: the trunk, and the linear layer that reads it.
+
+        That is the head, or with a GRU the GRU's input gates. Layers are shared, not copied.
+        """
+        return nn.Sequential(*self.trunk, self.head if self.gru is None else self.gru.input)
+
+    def change_layers(self, change: Callable[[nn.Sequential], nn.Sequential]) -> None:
+        """Replace the feed-forward layers by what `change` makes of them, weights drawn anew."""
+        *trunk, reader = change(self.chain)
+        self.trunk = nn.Sequential(*trunk)
+        gains = [(layer, math.sqrt(2)) for layer in trunk if isinstance(layer, nn.Linear)]
+        if self.gru is None:
+            self.head = reader
+            gains.append((reader, self.output_gain))
+        else:
+            self.gru.input = reader
+            gains.append((reader, 1.0))
+        for layer, gain in gains:
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)
 
     def initial_hidden(self, *batch: int) -> Tensor:
         """Return the hidden state at the start of an episode: zeros (*batch, memory_size)."""
@@ -136,6 +161,11 @@ class Agent(nn.Module):
         )
         self.critic = Network(critic_size, hidden_size, 1, output_gain=1.0, recurrent=recurrent)
         self.value_norm = ValueNorm(enabled=value_norm)
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """Actor and critic by name."""
+        return {"actor": self.actor, "critic": self.critic}
 
     @property
     def num_values(self) -> int:

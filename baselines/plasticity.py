@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from baselines.config import PlasticityConfig
 from baselines.errors import UsageError
 from ppo_plasticity import drift, trust_region
-from ppo_plasticity.interventions import Interventions, parse
+from ppo_plasticity.interventions import Interventions, ModuleHandle, parse
 from ppo_plasticity.norms import policy_variance, value_statistics
 from ppo_plasticity.pfo import pfo_keep, pfo_loss
 from ppo_plasticity.probe import Probe, Record
@@ -73,6 +73,30 @@ class View:
 
     record: Record
     outputs: Tensor  # (rows, outputs)
+
+
+class NetworkHandle:
+    """A plain network of a learner for interventions: its feed-forward layers, its whole Adam.
+
+    Args:
+        chain: the feed-forward layers, which interventions look at and change.
+        network: all of it; Adam's state is reset for all its parameters.
+        optimizer: owns them.
+        generator: where interventions draw from.
+    """
+
+    def __init__(
+        self,
+        chain: nn.Sequential,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> None:
+        part, whole = (ModuleHandle(module, optimizer, generator) for module in (chain, network))
+        self.module, self.parameters, self.generator = chain, part.parameters, generator
+        self.moments = part.moments
+        self.reset_optimizer = whole.reset_optimizer
+        self.reset_step_count = whole.reset_step_count
 
 
 class Instruments:

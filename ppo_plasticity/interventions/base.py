@@ -14,7 +14,6 @@ and skips what `changes` says is not there. Every method does nothing until a su
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
 from typing import Any, Protocol
 
 import torch
@@ -102,9 +101,7 @@ class Intervention:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was learnt since `start`, plain data and tensors, for resumed runs."""
-        options = (
-            {field.name for field in dataclasses.fields(self)} if is_dataclass(self) else set()
-        )
+        options: set[str] = set(getattr(self, "__dataclass_fields__", ()))
         return {name: value for name, value in vars(self).items() if name not in options}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ class CReLU(nn.Module):
     Shang et al. 2016; Abbas et al. 2023, arXiv 2303.07507.
     """
 
+    activation_name = "relu"  # so that probes know it as an activation (`units.activation_name`)
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim

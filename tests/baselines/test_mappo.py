@@ -52,7 +52,7 @@ def whole_batch(config, trainer, hidden):
 
 def gradients(config, trainer, hidden):
     trainer.agent.zero_grad()
-    total, _ = mappo.loss(config, trainer.agent, whole_batch(config, trainer, hidden))
+    total, _ = mappo.loss(config, trainer, whole_batch(config, trainer, hidden))
     total.backward()
     return {name: p.grad.clone() for name, p in trainer.agent.named_parameters()}
 

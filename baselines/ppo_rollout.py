@@ -1,0 +1,165 @@
+"""PPO's experience: rollouts of all seeds, and the batches and minibatches made of them."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.advantages import gae
+from baselines.config import PpoConfig
+from baselines.plasticity import has_pfo
+from baselines.ppo_trainer import Rollout, Trainer
+from baselines.rollout import Clock
+
+
+def collect(trainer: Trainer, clock: Clock) -> None:
+    """Fill the rollout with the next `num_steps` steps of every env."""
+    config, rollout, stream = trainer.config, trainer.rollout, trainer.stream
+    stack, distribution = trainer.stack, trainer.distribution
+    shape = (config.num_steps, config.num_envs)
+    noise = torch.stack([distribution.draw_noise(shape, one) for one in trainer.generators])
+    stream.ended.clear()
+    for step in range(config.num_steps):
+        rollout.obs[:, step] = stream.obs
+        with torch.inference_mode():
+            outputs, _ = stack.forward("actor", rollout.obs[:, step].to(config.device))
+            raw_actions = distribution.sample(outputs, noise[:, step])
+            rollout.raw_actions[:, step] = raw_actions
+            actions = distribution.to_env(raw_actions).flatten(0, 1).cpu().numpy()
+        clock.spent("inference")
+        advance(trainer, step, actions)
+        clock.spent("env")
+    rollout.obs[:, -1] = stream.obs
+
+
+def advance(trainer: Trainer, step: int, actions: np.ndarray) -> None:
+    """Step the environments and write what came of the actions into row `step`."""
+    stream, rollout = trainer.stream, trainer.rollout
+    seeds = trainer.config.seeds
+    steps = trainer.env.step(actions)
+    valid = stream.valid
+    rewards = trainer.preprocessor.reward(steps.reward, steps.terminated, valid)
+    rollout.rewards[:, step] = rewards
+    rollout.terminated[:, step] = steps.terminated.reshape(seeds, -1)
+    rollout.truncated[:, step] = steps.truncated.reshape(seeds, -1)
+    rollout.valid[:, step] = valid.reshape(seeds, -1)
+    stream.elapsed = stream.elapsed + valid
+    stream.episodic_return = stream.episodic_return + steps.reward
+    stream.obs = trainer.preprocessor.observe(steps.obs, stream.elapsed)
+    if steps.ended.any():
+        for env in np.flatnonzero(steps.ended):
+            episode = (int(env), float(stream.episodic_return[env]), int(stream.elapsed[env]))
+            stream.ended.append(episode)
+        stream.elapsed = np.where(steps.ended, 0, stream.elapsed)
+        stream.episodic_return = np.where(steps.ended, 0.0, stream.episodic_return)
+    stream.valid = ~steps.resets
+
+
+def episode_metrics(trainer: Trainer, seed: int) -> dict[str, float]:
+    """Return `charts/*` of one seed's episodes that ended in this iteration, raw returns."""
+    envs = trainer.config.num_envs
+    ended = [episode for episode in trainer.stream.ended if episode[0] // envs == seed]
+    if not ended:
+        return {"charts/episodes": 0}
+    _, returns, lengths = zip(*ended, strict=True)
+    return {
+        "charts/episodes": len(ended),
+        "charts/episodic_return": float(np.mean(returns)),
+        "charts/episodic_return_max": max(returns),
+        "charts/episodic_length": float(np.mean(lengths)),
+    }
+
+
+@dataclasses.dataclass
+class Batch:
+    """What the update works on: rows of one rollout, each (seeds, rows, ...)."""
+
+    obs: Tensor  # as Rollout.rows
+    numbers: Tensor  # (seeds, rows, raw_size + 5) raw action and the five that `Minibatch` names
+    outputs: dict[str, Tensor]  # by network, before the update
+    preactivations: dict[str, Tensor]  # likewise, where something needs them: (seeds, rows, units)
+
+
+@dataclasses.dataclass
+class Minibatch:
+    """Rows of a batch, each (seeds, rows, ...)."""
+
+    obs: Tensor
+    raw_actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+    values: Tensor
+    weights: Tensor  # float32 that sum to 1 over each seed's rows, 0 on rows that only reset
+    outputs: dict[str, Tensor]
+    preactivations: dict[str, Tensor]
+
+
+@torch.no_grad()
+def make_batch(trainer: Trainer) -> Batch:
+    """Run the networks over the rollout before the update, and compute what it aims at."""
+    config, rollout, distribution = trainer.config, trainer.rollout, trainer.distribution
+    obs, every = rollout.rows(), rollout.obs.flatten(1, 2)
+    outputs, preactivations = {}, {}
+    outputs["actor"], preactivations["actor"] = trainer.stack.forward("actor", obs)
+    all_values, of_critic = trainer.stack.forward("critic", every)
+    preactivations["critic"] = [layer[:, : obs.shape[1]] for layer in of_critic]
+    outputs["critic"] = all_values[:, : obs.shape[1]]
+    values = all_values.view(config.seeds, config.num_steps + 1, config.num_envs)
+    advantages = estimate_advantages(config, rollout, values)
+    raw_actions = rollout.raw_actions.flatten(1, 2)
+    log_probs = distribution.log_prob(outputs["actor"], raw_actions)
+    valid = torch.from_numpy(rollout.valid).to(config.device)
+    columns = (log_probs, advantages, advantages + values[:, :-1], values[:, :-1], valid)
+    columns = [column.reshape(*log_probs.shape, 1).float() for column in columns]
+    return Batch(
+        obs=obs,
+        numbers=torch.cat([raw_actions, *columns], -1),
+        outputs=outputs,
+        preactivations={
+            name: select_preactivations(config, trainer, layers)
+            for name, layers in preactivations.items()
+            if has_pfo(config, name) or trainer.changes("preactivations")
+        },
+    )
+
+
+def estimate_advantages(config: PpoConfig, rollout: Rollout, values: Tensor) -> Tensor:
+    """Return advantages (seeds, num_steps, num_envs); values have one more step."""
+    done = rollout.terminated | rollout.truncated
+    terminated = done if config.timeout_is_terminal else rollout.terminated
+    arrays = (rollout.rewards, terminated, done)
+    rewards, terminated, done = (torch.from_numpy(array).to(values.device) for array in arrays)
+    return gae(
+        *(tensor.transpose(0, 1) for tensor in (rewards, values, terminated, done)),
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+    ).transpose(0, 1)
+
+
+def select_preactivations(config: PpoConfig, trainer: Trainer, layers: list[Tensor]) -> Tensor:
+    """Return (seeds, rows, units) of the last hidden layer, or of all of them."""
+    scopes = {one.scope for one in trainer.interventions[0].values() if one.changes}
+    wants_all = config.pfo_layers == "all" if config.pfo_coef else "all" in scopes
+    return torch.cat([layer.flatten(2) for layer in layers[0 if wants_all else -1 :]], -1)
+
+
+def select(batch: Batch, pick: Tensor) -> Minibatch:
+    """Return the rows `pick` (seeds, rows) of a batch."""
+    seeds, num_rows = batch.obs.shape[:2]
+    flat = (pick + num_rows * torch.arange(seeds).unsqueeze(1)).flatten().to(batch.obs.device)
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor.flatten(0, 1).index_select(0, flat).unflatten(0, (seeds, -1))
+
+    numbers = rows(batch.numbers)
+    raw_actions, (*columns, valid) = numbers[..., :-5], numbers[..., -5:].unbind(-1)
+    return Minibatch(
+        rows(batch.obs),
+        raw_actions,
+        *columns,
+        weights=valid / valid.sum(1, keepdim=True).clamp(min=1.0),
+        outputs={name: rows(tensor) for name, tensor in batch.outputs.items()},
+        preactivations={name: rows(tensor) for name, tensor in batch.preactivations.items()},
+    )
