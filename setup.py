@@ -20,9 +20,12 @@ EXTRAS = {
     "video": ["imageio[ffmpeg]"],
     "track": ["wandb"],
     "test": [
+        "ale-py>=0.12",
         "hypothesis",
+        "imageio",
         "import-linter",
         "matplotlib",
+        "mujoco>=3.1.3",
         "mypy",
         "pytest",
         "pytest-timeout",
