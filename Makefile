@@ -22,7 +22,7 @@ test-all: install
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy smacv2
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: install

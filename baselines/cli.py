@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import importlib
 import io
-import json
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import tyro
 
 from baselines.config import (
+    CapacityConfig,
     EvaluateConfig,
     MappoConfig,
     PlasticityReportConfig,
@@ -27,6 +27,7 @@ from baselines.config import (
 )
 from baselines.errors import UsageError, expected
 from baselines.profiles import profile_defaults
+from baselines.records import read_record, run_folders
 
 # name: (summary, config, module and function that take it and return the exit status)
 COMMANDS: dict[str, tuple[str, type, str]] = {
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[str, type, str]] = {
     "mappo": ("train MAPPO or IPPO", MappoConfig, "mappo:main"),
     "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
     "plasticity": ("figures and early warnings of runs", PlasticityReportConfig, "report:main"),
+    "capacity": ("capacity loss over a run's snapshots", CapacityConfig, "capacity:main"),
     "evaluate": ("win rate of a run on held-out battles", EvaluateConfig, "evaluate:main"),
 }
 RESUMABLE = {"mappo": MappoConfig, "ppo": PpoConfig}
@@ -45,6 +47,7 @@ CHANGEABLE = {
     "checkpoint_minutes",
     "checkpoint_steps",
     "keep_checkpoints",
+    "snapshots",
 }
 
 
@@ -150,18 +153,19 @@ def resumed_config(name: str, config_class: type, folder: str, arguments: Sequen
         UsageError: `folder` is no run of this algorithm, or a flag would change its course.
     """
     try:
-        record = json.loads((Path(folder) / "config.json").read_text())
-        algorithm, fields = record["algorithm"], record["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"--resume {folder}: not a run folder (no readable config.json)"
-        ) from error
+        folders = run_folders(Path(folder))
+        record = read_record(folders[0])
+    except UsageError as error:
+        raise UsageError(f"--resume {error}") from error
+    algorithm, fields = record["algorithm"], record["config"]
     if algorithm != name:
         raise UsageError(f"--resume {folder}: that is a run of {algorithm}, not of {name}")
     try:
         saved = recorded_config(config_class, fields)
     except (TypeError, UsageError) as error:
         raise UsageError(f"--resume {folder}: {error}") from error
+    if len(folders) > 1:  # a group of seeds that train at once
+        saved = dataclasses.replace(saved, seeds=len(folders))
     config = parse(name, config_class, arguments, saved)
     for field in dataclasses.fields(config_class):
         recorded, given = getattr(saved, field.name), getattr(config, field.name)

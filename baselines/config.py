@@ -291,19 +291,45 @@ class PlasticityReportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CapacityConfig:
+    """Measure the capacity loss of PPO runs over their snapshots, into a capacity.json of each."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders, or folders of groups."""
+    every: int = 1
+    """Measure every so many snapshots."""
+    target_seeds: tuple[int, ...] = (27,)
+    """Seeds of the random targets; the paper uses 27 alone."""
+    device: str = "cpu"
+    """PyTorch device of the networks."""
+    num_threads: int = 1
+    """CPU threads for PyTorch; 0 means all cores this process may use."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that measure nothing."""
+        if not self.runs:
+            raise UsageError("capacity: name at least one run folder")
+        if not self.target_seeds:
+            raise UsageError("--target-seeds: name at least one")
+        check_range("every", self.every, low=1)
+        check_range("num_threads", self.num_threads, low=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Play held-out battles with a trained policy and report its win rate."""
+    """Play held-out battles or episodes with a trained policy; report win rate or return."""
 
     run: Annotated[str, tyro.conf.Positional]
     """Run folder, or one of its checkpoint folders."""
-    episodes: int = 1024
-    """Battles to play, on seeds that training can never draw."""
-    num_envs: int = 256
-    """Battles played at once, at most; the result depends on this number but not on speed."""
+    episodes: int | None = None
+    """How many to play, on seeds that training can never draw; default 1,024 battles, else 32."""
+    num_envs: int | None = None
+    """Played at once, at most; the result depends on this number but not on speed; default 256
+    battles, else 8 episodes."""
     stochastic: bool = False
     """Sample actions from the policy; else take the most likely one."""
     seed: int = 0
-    """Which set of held-out battles: offset into the reserved seeds, and seed of the sampling."""
+    """Which held-out set: offset into the reserved seeds, and seed of the sampling."""
     device: str = "cpu"
     """PyTorch device of the networks."""
     num_threads: int = 0
@@ -311,8 +337,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no evaluation could use."""
-        check_range("episodes", self.episodes, low=1)
-        check_range("num_envs", self.num_envs, low=1)
+        for name in ("episodes", "num_envs"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), low=1)
         check_range("num_threads", self.num_threads, low=0)
         check_seed(self.seed)
 

@@ -1,12 +1,13 @@
-"""Evaluation on held-out battles: what a policy is worth, with an interval.
+"""Evaluation on held-out battles or episodes: what a policy is worth, with an interval.
 
-Each env plays a fixed number of battles, so short battles are not over-represented, and the battles
-come from seeds that training can never draw.
+Each env plays a fixed number of them, so short ones are not over-represented, and they come from
+seeds that training can never draw.
 """
 
 import dataclasses
 import importlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,21 @@ from torch.utils.tensorboard import SummaryWriter
 import smacv2
 from baselines import checkpoints
 from baselines.checkpoints import Checkpoint, write_json
-from baselines.config import EvaluateConfig, MappoConfig, recorded_config
+from baselines.config import EvaluateConfig, MappoConfig, PpoConfig, recorded_config
 from baselines.errors import UsageError, expected
 from baselines.networks import gumbel_noise
+from baselines.records import read_record, run_folders
 from baselines.rollout import Stream
-from baselines.run import plain, prepare_torch, read_record
+from baselines.run import plain, prepare_torch
 from baselines.stats import wilson_interval
 from baselines.vector_envs import make_env
 
-# name: (module with `load_policy`, what its record holds)
-ALGORITHMS = {"mappo": ("baselines.mappo", MappoConfig)}
+# name: (what its record holds, module and function that evaluate: see `evaluate_battles`)
+ALGORITHMS = {
+    "mappo": (MappoConfig, "baselines.evaluate:evaluate_battles"),
+    "ppo": (PpoConfig, "baselines.ppo_evaluate:evaluate_episodes"),
+}
+BATTLES, BATTLE_ENVS = 1024, 256  # what is played unless told otherwise
 SEEDS_APART = 2**16  # held-out sets of different --seed do not overlap below this many envs
 
 
@@ -61,30 +67,45 @@ def evaluate_run(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
     """
     prepare_torch(config.num_threads, config.device)
     run, record, checkpoint, checkpoint_path = find(Path(config.run))
-    num_envs = min(config.num_envs, config.episodes)
-    if num_envs > SEEDS_APART:
-        raise UsageError(f"--num-envs {config.num_envs}: it must be at most {SEEDS_APART}")
-    module = importlib.import_module(policy_module(run, record))
-    env = make_env(record["environment"]["id"], num_envs, record["config"]["env_option"])
-    agent = module.load_policy(record["config"], checkpoint, env, config.device)
-    first_seed = smacv2.EVALUATION_SEED + config.seed * SEEDS_APART
+    evaluate = evaluator(run, record)
     began = time.perf_counter()
-    battles = play(env, agent, config, first_seed)
     result = {
         "checkpoint": checkpoint_path.name,
         "global_step": checkpoint.global_step,
-        "environment": {"id": env.spec.id, "fingerprint": plain(env.unwrapped.fingerprint)},
         "trained_in": record["environment"],
         "mode": "stochastic" if config.stochastic else "greedy",
-        "first_seed": first_seed,
-        "num_envs": num_envs,
-        **statistics(battles),
+        **evaluate(config, record, checkpoint),
         "seconds": round(time.perf_counter() - began, 3),
-        "battles": {name: array.tolist() for name, array in vars(battles).items()},
     }
-    env.close()
     path = store(run, result, config.seed)
     return result, path
+
+
+def evaluate_battles(
+    config: EvaluateConfig, record: dict[str, Any], checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """Play battles with a run's policy; return environment, statistics and every battle.
+
+    Raises:
+        UsageError: the policy does not fit the environment.
+    """
+    battles, num_envs = config.episodes or BATTLES, config.num_envs or BATTLE_ENVS
+    num_envs = min(num_envs, battles)
+    if num_envs > SEEDS_APART:
+        raise UsageError(f"--num-envs {config.num_envs}: it must be at most {SEEDS_APART}")
+    module = importlib.import_module(f"baselines.{record['algorithm']}")
+    env = make_env(record["environment"]["id"], num_envs, record["config"]["env_option"])
+    agent = module.load_policy(record["config"], checkpoint, env, config.device)
+    first_seed = smacv2.EVALUATION_SEED + config.seed * SEEDS_APART
+    played = play(env, agent, dataclasses.replace(config, episodes=battles), first_seed)
+    env.close()
+    return {
+        "environment": {"id": env.spec.id, "fingerprint": plain(env.unwrapped.fingerprint)},
+        "first_seed": first_seed,
+        "num_envs": num_envs,
+        **statistics(played),
+        "battles": {name: array.tolist() for name, array in vars(played).items()},
+    }
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any], Checkpoint, Path]:
@@ -92,24 +113,29 @@ def find(path: Path) -> tuple[Path, dict[str, Any], Checkpoint, Path]:
     if (path / "manifest.json").exists() and path.parent.name == "checkpoints":
         run = path.parent.parent
         return run, read_record(run), checkpoints.load(path), path
+    runs = run_folders(path)
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs)
+        raise UsageError(f"{path}: a group of runs; name one of its folders: {names}")
     record = read_record(path)
     return path, record, *checkpoints.load_latest(path / "checkpoints", clean=False)
 
 
-def policy_module(run: Path, record: dict[str, Any]) -> str:
-    """Return the module that loads a run's policy.
+def evaluator(run: Path, record: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """Return what evaluates a run's policy.
 
     Raises:
         UsageError: the record names no known algorithm, or its config is not one of that algorithm.
     """
     if record["algorithm"] not in ALGORITHMS:
         raise UsageError(f"{run}: {expected('algorithm', record['algorithm'], ALGORITHMS)}")
-    module, config_class = ALGORITHMS[record["algorithm"]]
+    config_class, target = ALGORITHMS[record["algorithm"]]
     try:
         recorded_config(config_class, record["config"])
     except UsageError as error:
         raise UsageError(f"{run}: {error}") from error
-    return module
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def play(env: Any, agent: Any, config: EvaluateConfig, first_seed: int) -> Evaluation:
@@ -171,13 +197,15 @@ def store(run: Path, result: dict[str, Any], seed: int) -> Path:
     write_json(path, result)
     if mode == "greedy":
         with SummaryWriter(str(run), filename_suffix=".eval") as writer:
-            for name in ("win_rate", "episodic_return", "episodic_length"):
+            for name in {"win_rate", "episodic_return", "episodic_length"} & result.keys():
                 writer.add_scalar(f"eval/{name}", result[name], step)
     return path
 
 
 def summary(result: dict[str, Any]) -> str:
     """Return the lines that the command prints."""
+    if "win_rate" not in result:
+        return episode_summary(result)
     low, high = result["win_rate_interval_95"]
     deviation = result["episodic_return_deviation"]
     return "\n".join(
@@ -188,5 +216,20 @@ def summary(result: dict[str, Any]) -> str:
             f"return {result['episodic_return']:.2f} ± {deviation:.2f}"
             f"  length {result['episodic_length']:.1f}"
             f"  draws {result['draws']}  timeouts {result['timeouts']}",
+        ]
+    )
+
+
+def episode_summary(result: dict[str, Any]) -> str:
+    """Return the lines for episodes that nobody wins."""
+    low, high = result["episodic_return_interval_95"]
+    deviation, extremes = result["episodic_return_deviation"], result["episodic_return_extremes"]
+    return "\n".join(
+        [
+            f"{result['environment']['id']}  {result['checkpoint']}  {result['mode']}",
+            f"return {result['episodic_return']:.2f}, 95 % interval {low:.2f} to {high:.2f}"
+            f" ({result['episodes']} episodes, deviation {deviation:.2f},"
+            f" from {extremes[0]:.2f} to {extremes[1]:.2f})",
+            f"length {result['episodic_length']:.1f}",
         ]
     )

@@ -276,6 +276,10 @@ class AppendLogStd(nn.Module):
         super().__init__()
         self.log_std = nn.Parameter(torch.zeros(num_actions))
 
+    def reset_parameters(self) -> None:
+        """Put the deviations back to 1."""
+        nn.init.zeros_(self.log_std)
+
     def forward(self, mean: Tensor) -> Tensor:
         """Return (rows, 2 * num_actions) from means (rows, num_actions)."""
         return torch.cat([mean, self.log_std.expand_as(mean)], -1)

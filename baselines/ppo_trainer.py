@@ -101,9 +101,7 @@ def make_trainer(config: PpoConfig, checkpoints: list[Checkpoint] = ()) -> Train
     seeds = [config.seed + index for index in range(config.seeds)]
     env = make_vector_env(config, env_seeds(config, seeds, iteration))
     preprocessor = Preprocessor(config, env)
-    low, high = getattr(env.action_space, "low", None), getattr(env.action_space, "high", None)
-    bounds = None if env.discrete else (torch.from_numpy(low), torch.from_numpy(high))
-    distribution = make_distribution(config.policy, env.num_actions, bounds)
+    distribution = space_of(config, env)
     generators = [torch.Generator().manual_seed(derive_seeds(seed)[1]) for seed in seeds]
     interventions = [{name: interventions_of(config, name) for name in NETWORKS} for _ in seeds]
     agents = []
@@ -143,10 +141,36 @@ def make_trainer(config: PpoConfig, checkpoints: list[Checkpoint] = ()) -> Train
     return trainer
 
 
+def space_of(config: PpoConfig, env: VectorEnv) -> Distribution:
+    """Return the distribution over an environment's actions.
+
+    Raises:
+        UsageError: a policy for continuous actions was asked for where actions are discrete, or
+            squashing where they are unbounded.
+    """
+    if env.discrete:
+        if config.policy != "normal":
+            raise UsageError(f"--policy {config.policy}: {env.id} has discrete actions")
+        return make_distribution(config.policy, env.num_actions, None)
+    low, high = (
+        torch.from_numpy(bound.astype(np.float32))
+        for bound in (env.action_space.low, env.action_space.high)
+    )
+    if config.policy != "normal" and not (high - low).isfinite().all():
+        raise UsageError(
+            f"--policy {config.policy}: actions of {env.id} have no bounds; use normal"
+        )
+    return make_distribution(config.policy, env.num_actions, (low, high))
+
+
 def env_seeds(config: PpoConfig, seeds: list[int], iteration: int) -> list[int]:
     """Return one seed an env; a run that goes on after `iteration` begins other episodes."""
     bases = [derive_seeds(seed if iteration == 0 else (seed, iteration))[0] for seed in seeds]
+    bases = [max(base, FIRST_TRAINING_SEED) for base in bases]
     return [base + env for base in bases for env in range(config.num_envs)]
+
+
+FIRST_TRAINING_SEED = 2**16  # those below are for evaluation, see baselines.ppo_evaluate
 
 
 def make_instruments(config: PpoConfig, agent: ActorCritic) -> Instruments:

@@ -34,9 +34,9 @@ from torch.utils.tensorboard import SummaryWriter
 from baselines import checkpoints
 from baselines.checkpoints import Checkpoint, write_json
 from baselines.errors import UsageError
+from baselines.records import read_record, run_folders
 
 PACKAGES = ("gymnasium", "numba", "numpy", "safetensors", "tensorboard", "torch", "tyro")
-RECORD = {"algorithm": str, "config": dict, "environment": dict, "resumed": list}  # always there
 
 
 class Run:
@@ -230,20 +230,6 @@ class RunGroup:
             run.close()
 
 
-def run_folders(path: Path) -> list[Path]:
-    """Return the run folders that a path names: itself, or those of its group by seed.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if (path / "config.json").exists():
-        return [path]
-    found = [folder for folder in path.glob("seed*") if (folder / "config.json").exists()]
-    if not found:
-        raise UsageError(f"{path}: not a run folder (no readable config.json in it)")
-    return sorted(found, key=lambda folder: read_record(folder)["config"]["seed"])
-
-
 def _alone(config: Any, index: int) -> Any:
     """Return the config of one seed of several."""
     return dataclasses.replace(config, seed=config.seed + index, seeds=1)
@@ -341,32 +327,6 @@ def set_random_states(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the content of a run's config.json.
-
-    Raises:
-        UsageError: `path` is not a run folder, or its record lacks something.
-    """
-    try:
-        record = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a run folder (no readable config.json in it)") from error
-    lacking = _lacking(record, RECORD, "")
-    lacking = lacking or _lacking(
-        record["environment"], {"id": str, "fingerprint": dict}, "environment."
-    )
-    if lacking:
-        raise UsageError(f"{path}: its config.json is damaged: no {' and no '.join(lacking)}")
-    return record
-
-
-def _lacking(content: Any, promised: dict[str, type], prefix: str) -> list[str]:
-    found = content if isinstance(content, dict) else {}
-    return [
-        prefix + name for name, kind in promised.items() if not isinstance(found.get(name), kind)
-    ]
 
 
 def describe_environment(env: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ bit. Every seed also keeps an ordinary module whose parameters are views of the 
 probes, interventions, evaluation and checkpoints use that.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -16,7 +17,11 @@ from torch.nn import functional
 
 from baselines.networks import ScalePixels
 
+# Views of stacked tensors are not dense; gradients are added into them in place all the same.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+
 LANES = 64  # float32 of four AVX-512 registers
+CACHE_LINE = 16  # float32
 
 
 class Block:
@@ -150,11 +155,19 @@ def one_by_one(
     inputs: Tensor, *, modules: list[nn.Module], parameters: dict[str, Tensor]
 ) -> Tensor:
     """Run any layer of each seed on its own inputs."""
+    rows = inputs.shape[1]
+    if inputs.dim() == 3:  # maps fill whole cache lines
+        inputs = pad_rows(inputs)
     outputs = []
     for seed, module in enumerate(modules):
         own = {name: value[seed] for name, value in parameters.items()}
         outputs.append(functional_call(module, own, (inputs[seed],)))
-    return torch.stack(outputs)
+    return torch.stack(outputs)[:, :rows].contiguous()
+
+
+def pad_rows(inputs: Tensor) -> Tensor:
+    """Append zeros to (seeds, rows, features) so that every seed's share fills cache lines."""
+    return functional.pad(inputs, (0, 0, 0, -inputs.shape[1] % CACHE_LINE))
 
 
 def stacked_layer_norm(
@@ -168,14 +181,26 @@ def stacked_layer_norm(
 def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (seeds, rows, outputs) of a linear layer of every seed.
 
+    BLAS rounds by where in a cache line a matrix begins. All that a lone seed reads and writes
+    begins with one, so sizes are padded where another seed's would not. (A lone row is safe.)
+
     Args:
         inputs: (seeds, rows, features).
         weight: (seeds, outputs, features).
         bias: (seeds, outputs).
     """
-    if weight.shape[1] == 1:  # a lone seed's product would take another, unequal path in BLAS
+    rows, (outputs, features) = inputs.shape[1], weight.shape[1:]
+    if outputs == 1:  # a lone seed's product would take another, unequal path in BLAS
         return (inputs * weight).sum(-1, keepdim=True) + bias.unsqueeze(1)
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+    if outputs * features % CACHE_LINE:
+        missing = -outputs % CACHE_LINE
+        weight = functional.pad(weight, (0, 0, 0, missing))
+        bias = functional.pad(bias, (0, missing))
+    if rows > 1 and (rows * features % CACHE_LINE or rows * outputs % CACHE_LINE):
+        inputs = pad_rows(inputs)
+    product = torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+    exact = product.shape[1:] == (rows, outputs)
+    return product if exact else product[:, :rows, :outputs].contiguous()
 
 
 def clip_gradients(blocks: Sequence[Block], max_norm: float) -> Tensor:

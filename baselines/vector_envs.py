@@ -228,7 +228,7 @@ def make_envpool(
             "episodic_life": config.episodic_life,
             "max_episode_steps": settings["max_episode_steps"],
         }
-    signed = [seed % 2**31 for seed in seeds]  # it takes int32
+    signed = [(seed + 2**31) % 2**32 - 2**31 for seed in seeds]  # it takes int32
     env = envpool.make(name, env_type="gymnasium", num_envs=len(seeds), seed=signed, **options)
     return env, {"max_episode_steps": env.spec.config.max_episode_steps, **settings}
 
@@ -260,9 +260,8 @@ def advice(error: BaseException) -> str:
 def resolve_id(env_id: str) -> str:
     """Return the registered id that `env_id` names, its highest version where it names none."""
     importlib.import_module("smacv2")
-    if env_id.startswith("ALE/"):
-        env_id = f"ale_py:{env_id}"
     module, _, name = env_id.rpartition(":")
+    module = "ale_py" if name.startswith("ALE/") else module
     if module:
         try:
             importlib.import_module(module)
