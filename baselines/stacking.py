@@ -182,7 +182,8 @@ def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (seeds, rows, outputs) of a linear layer of every seed.
 
     BLAS rounds by where in a cache line a matrix begins. All that a lone seed reads and writes
-    begins with one, so sizes are padded where another seed's would not. (A lone row is safe.)
+    begins with one, so sizes are padded where another seed's would not. (The product of a lone row
+    is safe, its gradient is not.)
 
     Args:
         inputs: (seeds, rows, features).
@@ -196,7 +197,8 @@ def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         missing = -outputs % CACHE_LINE
         weight = functional.pad(weight, (0, 0, 0, missing))
         bias = functional.pad(bias, (0, missing))
-    if rows > 1 and (rows * features % CACHE_LINE or rows * outputs % CACHE_LINE):
+    unaligned = rows * features % CACHE_LINE or rows * outputs % CACHE_LINE
+    if unaligned and (rows > 1 or inputs.requires_grad):
         inputs = pad_rows(inputs)
     product = torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
     exact = product.shape[1:] == (rows, outputs)
