@@ -219,6 +219,8 @@ def make_envpool(
     if kind_of(env_id) == ATARI:
         if not config.max_pool:
             raise ValueError("--source envpool always takes the maximum of two frames; use ale")
+        if not config.noop_max:
+            raise ValueError("--source envpool always begins with idle steps; use ale")
         settings = atari_settings(config)
         options = options | {
             "frame_skip": config.frame_skip,
