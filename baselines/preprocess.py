@@ -76,8 +76,10 @@ class Preprocessor:
         if self.config.reward_norm == "none":
             return reward
         going = ~terminated.reshape(reward.shape)
-        self.discounted = self.discounted * self.config.gamma * going + reward
+        discounted = self.discounted * self.config.gamma * going + reward
         counts = None if valid.all() else valid.reshape(reward.shape)
+        kept = self.discounted
+        self.discounted = discounted if counts is None else np.where(counts, discounted, kept)
         self.reward_moments.update(self.discounted, counts)
         reward = reward / self.reward_moments.deviation()[:, None]
         if self.config.reward_clip:
