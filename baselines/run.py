@@ -15,6 +15,7 @@ import datetime
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -115,10 +116,15 @@ class Run:
         return cls(path, record, lock, checkpoint.global_step), checkpoint
 
     def log(self, global_step: int, metrics: dict[str, float]) -> None:
-        """Write one iteration's scalars to metrics.jsonl and TensorBoard."""
-        self._metrics.write(json.dumps({"global_step": global_step, **metrics}) + "\n")
+        """Write one iteration's scalars to metrics.jsonl and TensorBoard.
+
+        What is not finite (a mean over nothing, say) is null in the one and absent in the other.
+        """
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        line = {"global_step": global_step, **dict.fromkeys(metrics), **finite}
+        self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
-        for name, value in metrics.items():
+        for name, value in finite.items():
             self._writer.add_scalar(name, value, global_step)
 
     def checkpoint_due(self, global_step: int) -> bool:

@@ -12,13 +12,16 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from baselines.config import MappoConfig, PlasticityConfig, PpoConfig
+from baselines.profiles import ATARI, CONTINUOUS, OTHER, PROFILES
 from smacv2.layout import Layout
 from smacv2.options import RULES, Options
 from smacv2.rules_modes import DEFECTS
 from smacv2.scenario import load_scenario, scenario_names
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", ROOT / "docs" / "environments.md")
+PAGES = ("README.md", "docs/environments.md", "docs/baselines.md", "docs/plasticity.md")
+FILES = tuple(ROOT / page for page in PAGES)
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -52,6 +55,40 @@ def field_docs(cls: type) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
             docs[ast.unparse(field.target)] = " ".join(ast.literal_eval(below.value).split())
     return docs
+
+
+def flags_table(config_class: type) -> str:
+    """Return the flags that a command's dataclass itself defines, with defaults and meanings."""
+    meanings = field_docs(config_class)
+    fields = [field for field in dataclasses.fields(config_class) if field.name in meanings]
+    shown = {"True": "on", "False": "off", "": "none", "()": "none"}
+    rows = [
+        (
+            f"`--{field.name.replace('_', '-')}`",
+            shown.get(str(field.default), field.default),
+            meanings[field.name],
+        )
+        for field in fields
+    ]
+    return table(("flag", "default", "meaning"), rows)
+
+
+def profiles_table() -> str:
+    """Return what each profile of PPO sets differently for each kind of environment."""
+    kinds = {CONTINUOUS: "MuJoCo", ATARI: "Atari", OTHER: "other"}
+    columns = [(profile, kind) for profile in PROFILES for kind in kinds]
+    defaults = {field.name: field.default for field in dataclasses.fields(PpoConfig)}
+    names = [
+        name
+        for name in defaults
+        if any(name in PROFILES[profile][kind] for profile, kind in columns)
+    ]
+    rows = []
+    for name in names:
+        values = [PROFILES[profile][kind].get(name, defaults[name]) for profile, kind in columns]
+        rows.append((f"`{name}`", *(str(value).lower() for value in values)))
+    header = [f"{profile}, {kinds[kind]}" for profile, kind in columns]
+    return table(("", *header), rows)
 
 
 def rules_table() -> str:
@@ -89,7 +126,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "mappo": lambda: flags_table(MappoConfig),
     "options": options_table,
+    "plasticity": lambda: flags_table(PlasticityConfig),
+    "ppo": lambda: flags_table(PpoConfig),
+    "profiles": profiles_table,
     "rules": rules_table,
     "scenarios": scenarios_table,
 }

@@ -37,7 +37,7 @@ def test_the_examples_run(page, code, tmp_path, monkeypatch):
     exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/environments.md"])
+@pytest.mark.parametrize("name", load_tables().PAGES)
 def test_the_generated_tables_are_current(name):
     text = (ROOT / name).read_text()
     assert load_tables().updated(text) == text, "run python docs/tables.py"
