@@ -208,12 +208,12 @@ def update(trainer: Trainer, batch: Batch) -> list[dict[str, float]]:
     losses: list[Tensor] = []  # each (seeds, len(LOSSES))
     for _ in range(config.update_epochs):
         order = torch.stack([torch.randperm(num_rows, generator=g) for g in trainer.generators])
-        picks = order[:, : size * config.num_minibatches].split(size, 1)
-        for index, pick in enumerate(picks):
-            minibatch = select(batch, pick)
+        picks = order[:, : size * config.num_minibatches].unflatten(1, (-1, size))
+        minibatches = select(batch, picks)
+        for index, minibatch in enumerate(minibatches):
             total, parts = loss(trainer, minibatch, reference)
             if watches_churn:  # the step after this one trains on the next rows, not on these
-                reference = look_at(trainer, select(batch, picks[(index + 2) % len(picks)]).obs)
+                reference = look_at(trainer, minibatches[(index + 2) % len(minibatches)].obs)
             norms = gradient_step(trainer, total)
             losses.append(torch.cat([parts, norms], -1))
             after_step(trainer, minibatch)

@@ -13,20 +13,21 @@ from baselines.ppo_trainer import Rollout, Trainer
 from baselines.rollout import Clock
 
 
+@torch.inference_mode()
 def collect(trainer: Trainer, clock: Clock) -> None:
     """Fill the rollout with the next `num_steps` steps of every env."""
     config, rollout, stream = trainer.config, trainer.rollout, trainer.stream
-    stack, distribution = trainer.stack, trainer.distribution
+    distribution, act = trainer.distribution, trainer.stack.frozen("actor")
     shape = (config.num_steps, config.num_envs)
     noise = torch.stack([distribution.draw_noise(shape, one) for one in trainer.generators])
     stream.ended.clear()
-    for step in range(config.num_steps):
-        rollout.obs[:, step] = stream.obs
-        with torch.inference_mode():
-            outputs, _ = stack.forward("actor", rollout.obs[:, step].to(config.device))
-            raw_actions = distribution.sample(outputs, noise[:, step])
-            rollout.raw_actions[:, step] = raw_actions
-            actions = distribution.to_env(raw_actions).flatten(0, 1).cpu().numpy()
+    columns = (rollout.obs[:, :-1], rollout.raw_actions, noise)
+    steps = zip(*(column.unbind(1) for column in columns), strict=True)
+    for step, (seen, chosen, drawn) in enumerate(steps):
+        seen.copy_(stream.obs)
+        raw_actions = distribution.sample(act(seen), drawn)
+        chosen.copy_(raw_actions)
+        actions = distribution.to_env(raw_actions).flatten(0, 1).cpu().numpy()
         clock.spent("inference")
         advance(trainer, step, actions)
         clock.spent("env")
@@ -77,7 +78,7 @@ class Batch:
 
     obs: Tensor  # as Rollout.rows
     numbers: Tensor  # (seeds, rows, raw_size + 5) raw action and the five that `Minibatch` names
-    outputs: dict[str, Tensor]  # by network, before the update
+    outputs: dict[str, Tensor]  # by network, before the update, where an intervention needs them
     preactivations: dict[str, Tensor]  # likewise, where something needs them: (seeds, rows, units)
 
 
@@ -116,7 +117,7 @@ def make_batch(trainer: Trainer) -> Batch:
     return Batch(
         obs=obs,
         numbers=torch.cat([raw_actions, *columns], -1),
-        outputs=outputs,
+        outputs=outputs if trainer.changes("loss") else {},
         preactivations={
             name: select_preactivations(config, trainer, layers)
             for name, layers in preactivations.items()
@@ -145,21 +146,30 @@ def select_preactivations(config: PpoConfig, trainer: Trainer, layers: list[Tens
     return torch.cat([layer.flatten(2) for layer in layers[0 if wants_all else -1 :]], -1)
 
 
-def select(batch: Batch, pick: Tensor) -> Minibatch:
-    """Return the rows `pick` (seeds, rows) of a batch."""
+def select(batch: Batch, picks: Tensor) -> list[Minibatch]:
+    """Return the minibatches of an epoch.
+
+    Args:
+        batch: all rows.
+        picks: (seeds, minibatches, rows) which rows go into which minibatch.
+    """
     seeds, num_rows = batch.obs.shape[:2]
-    flat = (pick + num_rows * torch.arange(seeds).unsqueeze(1)).flatten().to(batch.obs.device)
+    offsets = num_rows * torch.arange(seeds).view(-1, 1, 1)
+    flat = (picks + offsets).transpose(0, 1).to(batch.obs.device)  # (minibatches, seeds, rows)
 
-    def rows(tensor: Tensor) -> Tensor:
-        return tensor.flatten(0, 1).index_select(0, flat).unflatten(0, (seeds, -1))
+    def rows(tensor: Tensor) -> tuple[Tensor, ...]:
+        chosen = tensor.flatten(0, 1).index_select(0, flat.flatten())
+        return chosen.unflatten(0, flat.shape).unbind(0)
 
-    numbers = rows(batch.numbers)
-    raw_actions, (*columns, valid) = numbers[..., :-5], numbers[..., -5:].unbind(-1)
-    return Minibatch(
-        rows(batch.obs),
-        raw_actions,
-        *columns,
-        weights=valid / valid.sum(1, keepdim=True).clamp(min=1.0),
-        outputs={name: rows(tensor) for name, tensor in batch.outputs.items()},
-        preactivations={name: rows(tensor) for name, tensor in batch.preactivations.items()},
-    )
+    def by_network(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        columns = {name: rows(tensor) for name, tensor in tensors.items()}
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(flat))]
+
+    minibatches = []
+    parts = (rows(batch.obs), rows(batch.numbers))
+    tables = (by_network(batch.outputs), by_network(batch.preactivations))
+    for obs, numbers, outputs, preactivations in zip(*parts, *tables, strict=True):
+        raw_actions, (*columns, valid) = numbers[..., :-5], numbers[..., -5:].unbind(-1)
+        weights = valid / valid.sum(1, keepdim=True).clamp(min=1.0)
+        minibatches.append(Minibatch(obs, raw_actions, *columns, weights, outputs, preactivations))
+    return minibatches

@@ -1,0 +1,153 @@
+"""The runs behind the tables of docs/plasticity.md and docs/baselines.md.
+
+    python benchmarks/ppo_experiments.py scores --runs-dir runs/scores      # about 40 minutes a core
+    python benchmarks/ppo_experiments.py stress --runs-dir runs/stress      # about 45
+    python benchmarks/ppo_experiments.py mappo --runs-dir runs/mappo        # about 10, two cores
+
+Trains what is missing, then writes benchmarks/results/ppo_<name>.json and prints a table. With
+`--summarise` it only reads what there is.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+STRESS = (
+    "ppo --env Hopper-v5 --profile paper --policy tanh_normal --activation relu"
+    " --update-epochs 20 --learning-rate 1e-3 --total-steps 300000 --seed 101 --seeds 3"
+)
+MAPPO = "mappo --env smacv2/terran_5_vs_5 --total-steps 2000000 --probe 5 --seed 1"
+# experiment: {cell: arguments of baselines}
+CELLS = {
+    "scores": {
+        env: f"ppo --env {env} --profile cleanrl --seed 1 --seeds 3"
+        for env in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
+    },
+    "stress": {
+        "none": STRESS,
+        "pfo_last": f"{STRESS} --pfo-coef 10",
+        "pfo_all": f"{STRESS} --pfo-coef 10 --pfo-layers all",
+        "reset_adam": f"{STRESS} --intervention reset_adam",
+        "equal_betas": f"{STRESS} --intervention adam_betas",
+        "shared_trunk": f"{STRESS} --shared-trunk",
+    },
+    "mappo": {"none": MAPPO, "pfo_last": f"{MAPPO} --pfo-coef 1"},
+}
+# what is read of a run: name, metric, how its values in the window become one number
+READ: dict[str, tuple[str, Callable[[list[float]], float]]] = {
+    "return": ("charts/episodic_return", statistics.median),
+    "win_rate": ("charts/win_rate", statistics.mean),
+    "norm": ("plasticity/preactivation_norm/actor", statistics.median),
+    "kl": ("trust_region/kl", statistics.median),
+    "excess": ("trust_region/excess_ratio", statistics.mean),
+    "excess_median": ("trust_region/excess_ratio", statistics.median),
+    "rank": ("plasticity/approximate_rank/actor", statistics.median),
+    "dead": ("plasticity/dead_units/actor", statistics.median),
+    "critic_norm": ("plasticity/preactivation_norm/critic", statistics.median),
+    "critic_rank": ("plasticity/approximate_rank/critic", statistics.median),
+    "capacity_actor": ("actor", statistics.mean),
+    "capacity_critic": ("critic", statistics.mean),
+}
+
+
+def main() -> None:
+    """Train what is missing and summarise."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiment", choices=CELLS)
+    parser.add_argument("--runs-dir", type=Path, required=True)
+    parser.add_argument("--summarise", action="store_true", help="train nothing")
+    args = parser.parse_args()
+    for cell, arguments in CELLS[args.experiment].items():
+        folder = args.runs_dir / cell
+        if not args.summarise and not list(run_folders(folder)):
+            command = [sys.executable, "-m", "baselines", *shlex.split(arguments)]
+            subprocess.run([*command, "--runs-dir", str(folder)], check=True)
+            if args.experiment == "stress":
+                groups = map(str, folder.iterdir())
+                subprocess.run([*command[:3], "capacity", *groups], check=True)
+    cells = {
+        cell: {"command": f"baselines {arguments}", "runs": summarise(args, cell)}
+        for cell, arguments in CELLS[args.experiment].items()
+    }
+    path = RESULTS / f"ppo_{args.experiment}.json"
+    path.write_text(json.dumps(cells, indent=1) + "\n")
+    print(table(cells))
+
+
+def run_folders(folder: Path) -> Iterable[Path]:
+    """Yield the run folders below a folder, in the order of their seeds."""
+    found = [path.parent for path in folder.rglob("config.json")]
+    yield from sorted(
+        found, key=lambda run: json.loads((run / "config.json").read_text())["config"]["seed"]
+    )
+
+
+def summarise(args: argparse.Namespace, cell: str) -> dict[str, dict[str, float]]:
+    """Return each seed's numbers: of the last third of a run, of the last 100 episodes of scores."""
+    found = {}
+    for run in run_folders(args.runs_dir / cell):
+        seed = json.loads((run / "config.json").read_text())["config"]["seed"]
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        if args.experiment == "scores":
+            found[f"seed {seed}"] = {"steps": rows[-1]["global_step"], **last_episodes(rows)}
+        else:
+            found[f"seed {seed}"] = last_third(rows) | capacity(run)
+    return found
+
+
+def last_episodes(rows: list[dict[str, Any]], count: int = 100) -> dict[str, float]:
+    """Return the mean training return of the last `count` episodes."""
+    total = episodes = 0.0
+    for row in reversed(rows):
+        if row.get("charts/episodic_return") is not None and episodes < count:
+            total += row["charts/episodic_return"] * row["charts/episodes"]
+            episodes += row["charts/episodes"]
+    return {"return": total / episodes, "episodes": episodes}
+
+
+def last_third(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the numbers of `READ` in the last third of a run; metrics that are absent are left out."""
+    window = [row for row in rows if row["global_step"] >= rows[-1]["global_step"] * 2 / 3]
+    numbers = {}
+    for name, (metric, reduce) in READ.items():
+        values = [row[metric] for row in window if row.get(metric) is not None]
+        if values:
+            numbers[name] = reduce(values)
+    return numbers
+
+
+def capacity(run: Path) -> dict[str, float]:
+    """Return the mean capacity loss (full set) of the last tenth of the snapshots, if measured."""
+    path = run / "capacity.json"
+    if not path.exists():
+        return {}
+    measured = json.loads(path.read_text())
+    last = math.ceil(len(measured["steps"]) / 10)
+    return {
+        f"capacity_{name}": statistics.mean(measured[name]["full_set"][-last:])
+        for name in ("actor", "critic")
+    }
+
+
+def table(cells: dict[str, dict[str, Any]]) -> str:
+    """Return a Markdown table with a row a cell: each number for seed 1 / 2 / 3."""
+    runs = [numbers for cell in cells.values() for numbers in cell["runs"].values()]
+    names = [name for name in (*READ, "episodes", "steps") if any(name in one for one in runs)]
+    lines = [["", *names], ["---"] * (len(names) + 1)]
+    for cell, content in cells.items():
+        per_seed = content["runs"].values()
+        texts = [" / ".join(f"{one.get(name, math.nan):.3g}" for one in per_seed) for name in names]
+        lines.append([cell, *texts])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
