@@ -50,13 +50,15 @@ class Preprocessor:
         obs = raw.reshape(self.seeds, self.num_envs, *self.raw_shape)
         if self.pixels:
             return torch.from_numpy(obs)
-        if self.config.obs_norm == "running" and learn:
-            self.moments.update(obs.astype(np.float64))
         if self.config.obs_norm != "none":
-            mean, deviation = self.moments.mean[:, None], self.moments.deviation()[:, None]
-            obs = (obs - mean) / deviation
+            obs = obs.astype(np.float64)
+            if self.config.obs_norm == "running" and learn:
+                self.moments.update(obs)
+            obs -= self.moments.mean[:, None]
+            obs /= self.moments.deviation()[:, None]
             if self.config.obs_clip:
-                obs = np.minimum(np.maximum(obs, -self.config.obs_clip), self.config.obs_clip)
+                np.maximum(obs, -self.config.obs_clip, out=obs)
+                np.minimum(obs, self.config.obs_clip, out=obs)
         if self.config.time_feature:
             share = steps.reshape(self.seeds, self.num_envs, 1) * (2.0 / self.limit) - 1.0
             obs = np.concatenate([obs, share], -1)
