@@ -255,18 +255,21 @@ def loss(
     config, distribution, weights = trainer.config, trainer.distribution, minibatch.weights
     forward = {name: trainer.stack.forward(name, minibatch.obs) for name in NETWORKS}
     outputs = {name: pair[0] for name, pair in forward.items()}
-    pfo, keep, preactivations = torch.zeros(config.seeds), None, {}
+    nothing = weights.new_zeros(config.seeds)
+    pfo, preactivations, kept = nothing, {}, dict.fromkeys(NETWORKS, weights)
     for name, old in minibatch.preactivations.items():
         preactivations[name] = select_preactivations(config, trainer, forward[name][1])
         if has_pfo(config, name):
             pfo = pfo + pfo_term(config, preactivations[name], old, weights)
             keep = pfo_mask(config, preactivations[name], old)
-            weights = weights if keep is None else weights * keep
-    policy, statistics = policy_loss(config, distribution, minibatch, outputs["actor"], weights)
-    value = value_loss(config, minibatch, outputs["critic"].squeeze(-1), weights)
+            kept[name] = weights if keep is None else weights * keep
+    policy, statistics = policy_loss(
+        config, distribution, minibatch, outputs["actor"], kept["actor"]
+    )
+    value = value_loss(config, minibatch, outputs["critic"].squeeze(-1), kept["critic"])
     entropy = distribution.entropy(outputs["actor"], minibatch.raw_actions)
     entropy = (entropy * weights).sum(1)
-    extra = torch.zeros(config.seeds)
+    extra = nothing
     if trainer.changes("loss"):
         extra = intervention_loss(trainer, minibatch, outputs, preactivations, reference)
     total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + extra

@@ -40,7 +40,7 @@ def intervention_loss(
         again = {name: trainer.stack.forward(name, reference.obs)[0] for name in NETWORKS}
     totals = []
     for seed, hooks in enumerate(trainer.interventions):
-        terms = [torch.zeros(())]
+        terms = [minibatch.weights.new_zeros(())]
         rows = minibatch.weights[seed] > 0
         for name in NETWORKS:
             if "loss" not in hooks[name].changes:

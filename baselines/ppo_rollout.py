@@ -19,13 +19,14 @@ def collect(trainer: Trainer, clock: Clock) -> None:
     config, rollout, stream = trainer.config, trainer.rollout, trainer.stream
     distribution, act = trainer.distribution, trainer.stack.frozen("actor")
     shape = (config.num_steps, config.num_envs)
-    noise = torch.stack([distribution.draw_noise(shape, one) for one in trainer.generators])
+    drawn = [distribution.draw_noise(shape, one) for one in trainer.generators]
+    noise = torch.stack(drawn).to(config.device)
     stream.ended.clear()
     columns = (rollout.obs[:, :-1], rollout.raw_actions, noise)
     steps = zip(*(column.unbind(1) for column in columns), strict=True)
-    for step, (seen, chosen, drawn) in enumerate(steps):
+    for step, (seen, chosen, randomness) in enumerate(steps):
         seen.copy_(stream.obs)
-        raw_actions = distribution.sample(act(seen), drawn)
+        raw_actions = distribution.sample(act(seen), randomness)
         chosen.copy_(raw_actions)
         actions = distribution.to_env(raw_actions).flatten(0, 1).cpu().numpy()
         clock.spent("inference")

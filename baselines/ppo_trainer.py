@@ -153,7 +153,7 @@ def space_of(config: PpoConfig, env: VectorEnv) -> Distribution:
             raise UsageError(f"--policy {config.policy}: {env.id} has discrete actions")
         return make_distribution(config.policy, env.num_actions, None)
     low, high = (
-        torch.from_numpy(bound.astype(np.float32))
+        torch.from_numpy(bound.astype(np.float32)).to(config.device)
         for bound in (env.action_space.low, env.action_space.high)
     )
     if config.policy != "normal" and not (high - low).isfinite().all():
