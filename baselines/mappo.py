@@ -306,6 +306,7 @@ def update(
     clock.spent("learn")
     measured = measurement.end(config, trainer) if measurement else {}
     clock.spent("probe")
+    after_batch(trainer, pick)
     return {**means, "losses/explained_variance": float(variance), **measured}
 
 
@@ -334,7 +335,6 @@ def take_steps(config: MappoConfig, trainer: Trainer, pick: Pick) -> dict[str, f
                 reference = Reference.of(trainer.agent, pick(parts[(index + 2) % len(parts)]))
             losses.append(torch.cat([values, gradient_step(config, trainer, total)]))
             after_step(trainer, batch)
-    after_batch(trainer, pick)
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
     return dict(zip(LOSSES, means, strict=True))
 

@@ -172,6 +172,8 @@ def iterate(trainer: Trainer) -> list[dict[str, float]]:
     trainer.iteration += 1
     measured = [measure(trainer, seed, batch, *looked) for seed, looked in enumerate(before)]
     clock.spent("probe")
+    after_batch(trainer)
+    clock.spent("learn")
     seconds = clock.lap()
     rate = 1.0 / sum(seconds.values())
     lr = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -222,7 +224,6 @@ def update(trainer: Trainer, batch: Batch) -> list[dict[str, float]]:
         else:
             continue
         break
-    after_batch(trainer, batch)
     return summarise(trainer, torch.stack(losses))
 
 

@@ -72,7 +72,7 @@ def after_step(trainer: Trainer, minibatch: Minibatch) -> None:
 
 
 @torch.no_grad()
-def after_batch(trainer: Trainer, batch: Batch) -> None:
+def after_batch(trainer: Trainer) -> None:
     """Let interventions act after the last gradient step of a batch."""
     if not trainer.changes("after_batch"):
         return
