@@ -215,7 +215,7 @@ def update(trainer: Trainer, batch: Batch) -> list[dict[str, float]]:
         for index, minibatch in enumerate(minibatches):
             total, parts = loss(trainer, minibatch, reference)
             if watches_churn:  # the step after this one trains on the next rows, not on these
-                reference = look_at(trainer, minibatches[(index + 2) % len(minibatches)].obs)
+                reference = look_at(trainer, minibatches[(index + 2) % len(minibatches)])
             norms = gradient_step(trainer, total)
             losses.append(torch.cat([parts, norms], -1))
             after_step(trainer, minibatch)
@@ -234,7 +234,8 @@ def summarise(trainer: Trainer, losses: Tensor) -> list[dict[str, float]]:
         trainer: says whether this iteration is measured.
         losses: (steps, seeds, len(LOSSES)).
     """
-    kinds = {"losses": losses.mean(0)}
+    # Steps last: a mean over the first axis would round by the number of seeds.
+    kinds = {"losses": losses.movedim(0, -1).contiguous().mean(-1)}
     if trainer.instruments[0].due(trainer.iteration):
         kinds |= {"first_minibatch": losses[0], "last_minibatch": losses[-1]}
     tables = {kind: table.tolist() for kind, table in kinds.items()}

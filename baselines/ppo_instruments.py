@@ -17,14 +17,15 @@ from ppo_plasticity.interventions import LossInputs
 class Reference:
     """Rows on which a step must change little, and what the networks made of them before it."""
 
-    obs: Tensor  # (seeds, rows, *obs_shape)
+    minibatch: Minibatch
     outputs: dict[str, Tensor]  # by network
 
 
 @torch.no_grad()
-def look_at(trainer: Trainer, obs: Tensor) -> Reference:
-    """Return what the networks make of the rows `obs` now."""
-    return Reference(obs, {name: trainer.stack.forward(name, obs)[0] for name in NETWORKS})
+def look_at(trainer: Trainer, minibatch: Minibatch) -> Reference:
+    """Return what the networks make of a minibatch now."""
+    outputs = {name: trainer.stack.forward(name, minibatch.obs)[0] for name in NETWORKS}
+    return Reference(minibatch, outputs)
 
 
 def intervention_loss(
@@ -35,9 +36,7 @@ def intervention_loss(
     reference: Reference | None,
 ) -> Tensor:
     """Return the loss terms of the interventions (seeds,)."""
-    again = {}
-    if reference is not None:
-        again = {name: trainer.stack.forward(name, reference.obs)[0] for name in NETWORKS}
+    again = look_at_again(trainer, reference) if reference else {}
     totals = []
     for seed, hooks in enumerate(trainer.interventions):
         terms = [minibatch.weights.new_zeros(())]
@@ -53,12 +52,23 @@ def intervention_loss(
                     for found in (preactivations, minibatch.preactivations)
                 ),
                 trainer.distribution.kl if name == "actor" else squared_error,
-                again[name][seed] if reference else None,
-                reference.outputs[name][seed] if reference else None,
+                *(again[name, seed] if reference else (None, None)),
             )
             terms.append(hooks[name].loss(trainer.handles[seed][name], inputs))
         totals.append(torch.stack(terms).sum())
     return torch.stack(totals)
+
+
+def look_at_again(
+    trainer: Trainer, reference: Reference
+) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """Return by network and seed outputs now and before, without rows that only reset."""
+    found = {}
+    for name, old in reference.outputs.items():
+        new, _ = trainer.stack.forward(name, reference.minibatch.obs)
+        for seed, weights in enumerate(reference.minibatch.weights):
+            found[name, seed] = (new[seed][weights > 0], old[seed][weights > 0])
+    return found
 
 
 @torch.no_grad()
@@ -67,8 +77,9 @@ def after_step(trainer: Trainer, minibatch: Minibatch) -> None:
     if not trainer.changes("after_step"):
         return
     for seed, hooks in enumerate(trainer.interventions):
+        rows = minibatch.obs[seed][minibatch.weights[seed] > 0]
         for name in NETWORKS:
-            hooks[name].after_step(trainer.handles[seed][name], minibatch.obs[seed])
+            hooks[name].after_step(trainer.handles[seed][name], rows)
 
 
 @torch.no_grad()
