@@ -168,7 +168,15 @@ def _prepared(run: Run) -> Run:
     if weight.shape[1] == 1:
         return run
     weight, bias = weight.detach().transpose(1, 2), bias.detach().unsqueeze(1)
-    return lambda inputs: torch.baddbmm(bias, inputs, weight)
+    sizes = weight.shape[1:]
+
+    def product(inputs: Tensor) -> Tensor:
+        rows = inputs.shape[1]
+        if rows == 1 or fills_lines(rows, *sizes):
+            return torch.baddbmm(bias, inputs, weight)
+        return torch.baddbmm(bias, pad_rows(inputs), weight)[:, :rows].contiguous()
+
+    return product
 
 
 def one_by_one(
@@ -183,6 +191,11 @@ def one_by_one(
         own = {name: value[seed] for name, value in parameters.items()}
         outputs.append(functional_call(module, own, (inputs[seed],)))
     return torch.stack(outputs)[:, :rows].contiguous()
+
+
+def fills_lines(rows: int, *sizes: int) -> bool:
+    """Return whether rows of each of these sizes end where a cache line does."""
+    return not any(rows * size % CACHE_LINE for size in sizes)
 
 
 def pad_rows(inputs: Tensor) -> Tensor:
@@ -217,8 +230,7 @@ def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         missing = -outputs % CACHE_LINE
         weight = functional.pad(weight, (0, 0, 0, missing))
         bias = functional.pad(bias, (0, missing))
-    unaligned = rows * features % CACHE_LINE or rows * outputs % CACHE_LINE
-    if unaligned and (rows > 1 or inputs.requires_grad):
+    if not fills_lines(rows, features, outputs) and (rows > 1 or inputs.requires_grad):
         inputs = pad_rows(inputs)
     product = torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
     exact = product.shape[1:] == (rows, outputs)
