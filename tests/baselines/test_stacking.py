@@ -170,6 +170,23 @@ def test_every_parameter_lies_in_one_block_once():
     assert numbers == sum(parameter.numel() for parameter in one.agents[0].parameters())
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+@EACH
+def test_acting_rounds_as_a_lone_seed_does_and_sees_changed_weights(build, rows):
+    together, obs = stack(build, (3, 4, 5)), inputs(build, (3, 4, 5), rows)
+    acts = together.frozen("actor")
+    for block in together.blocks.values():
+        block.flat.detach().mul_(1.5)
+    with torch.no_grad():
+        found = acts(obs)
+        torch.testing.assert_close(found, together.forward("actor", obs)[0])
+        for index, seed in enumerate((3, 4, 5)):
+            alone = stack(build, (seed,))
+            for block in alone.blocks.values():
+                block.flat.detach().mul_(1.5)
+            assert torch.equal(alone.frozen("actor")(obs[index : index + 1])[0], found[index])
+
+
 def optimizer(one):
     return torch.optim.Adam([b.flat for b in one.blocks.values()], lr=1e-2, fused=True)
 
