@@ -2,8 +2,9 @@
 
 The parameters of all seeds lie in stacked tensors (seeds, *shape), so that a layer of all seeds is
 one batched matrix product. No arithmetic crosses seeds: each gets what it would get alone, bit for
-bit. Every seed also keeps an ordinary module whose parameters are views of the stacked ones;
-probes, interventions, evaluation and checkpoints use that.
+bit (where MKL multiplies, with the setting of baselines/__init__.py). Every seed also keeps an
+ordinary module whose parameters are views of the stacked ones; probes, interventions, evaluation
+and checkpoints use that.
 """
 
 import functools
@@ -22,7 +23,6 @@ from baselines.networks import ScalePixels
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 LANES = 64  # float32 of four AVX-512 registers
-CACHE_LINE = 16  # float32
 
 
 class Block:
@@ -168,39 +168,18 @@ def _prepared(run: Run) -> Run:
     if weight.shape[1] == 1:
         return run
     weight, bias = weight.detach().transpose(1, 2), bias.detach().unsqueeze(1)
-    sizes = weight.shape[1:]
-
-    def product(inputs: Tensor) -> Tensor:
-        rows = inputs.shape[1]
-        if rows == 1 or fills_lines(rows, *sizes):
-            return torch.baddbmm(bias, inputs, weight)
-        return torch.baddbmm(bias, pad_rows(inputs), weight)[:, :rows].contiguous()
-
-    return product
+    return lambda inputs: torch.baddbmm(bias, inputs, weight)
 
 
 def one_by_one(
     inputs: Tensor, *, modules: list[nn.Module], parameters: dict[str, Tensor]
 ) -> Tensor:
     """Run any layer of each seed on its own inputs."""
-    rows = inputs.shape[1]
-    if inputs.dim() == 3:  # maps fill whole cache lines
-        inputs = pad_rows(inputs)
     outputs = []
     for seed, module in enumerate(modules):
         own = {name: value[seed] for name, value in parameters.items()}
         outputs.append(functional_call(module, own, (inputs[seed],)))
-    return torch.stack(outputs)[:, :rows].contiguous()
-
-
-def fills_lines(rows: int, *sizes: int) -> bool:
-    """Return whether rows of each of these sizes end where a cache line does."""
-    return not any(rows * size % CACHE_LINE for size in sizes)
-
-
-def pad_rows(inputs: Tensor) -> Tensor:
-    """Append zeros to (seeds, rows, features) so that every seed's share fills cache lines."""
-    return functional.pad(inputs, (0, 0, 0, -inputs.shape[1] % CACHE_LINE))
+    return torch.stack(outputs)
 
 
 def stacked_layer_norm(
@@ -214,27 +193,14 @@ def stacked_layer_norm(
 def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (seeds, rows, outputs) of a linear layer of every seed.
 
-    BLAS rounds by where in a cache line a matrix begins. All that a lone seed reads and writes
-    begins with one, so sizes are padded where another seed's would not. (The product of a lone row
-    is safe, its gradient is not.)
-
     Args:
         inputs: (seeds, rows, features).
         weight: (seeds, outputs, features).
         bias: (seeds, outputs).
     """
-    rows, (outputs, features) = inputs.shape[1], weight.shape[1:]
-    if outputs == 1:  # a lone seed's product would take another, unequal path in BLAS
+    if weight.shape[1] == 1:  # a lone seed's product would take another, unequal path in BLAS
         return (inputs * weight).sum(-1, keepdim=True) + bias.unsqueeze(1)
-    if outputs * features % CACHE_LINE:
-        missing = -outputs % CACHE_LINE
-        weight = functional.pad(weight, (0, 0, 0, missing))
-        bias = functional.pad(bias, (0, missing))
-    if not fills_lines(rows, features, outputs) and (rows > 1 or inputs.requires_grad):
-        inputs = pad_rows(inputs)
-    product = torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
-    exact = product.shape[1:] == (rows, outputs)
-    return product if exact else product[:, :rows, :outputs].contiguous()
+    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
 
 
 def clip_gradients(blocks: Sequence[Block], max_norm: float) -> Tensor:
