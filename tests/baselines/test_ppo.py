@@ -505,18 +505,19 @@ def test_cartpole_is_solved():
 def test_a_game_on_pixels_is_learnt():
     config = small(
         env=CATCH,
+        env_option=("size=36",),
         num_envs=16,
         num_steps=44,
         num_minibatches=4,
         update_epochs=4,
         learning_rate=1e-3,
         ent_coef=0.01,
-        hidden_size=256,
+        hidden_size=128,
         activation="relu",
         reward_norm="none",
         total_steps=25_000,
     )
-    assert returns(make_trainer(config), last=5) >= 0.9
+    assert returns(make_trainer(config), last=5) >= 0.85  # random play earns -0.4, perfect play 1
 
 
 @pytest.mark.slow
