@@ -199,11 +199,25 @@ def make_agent(
         initialise_orthogonal(networks["actor"], 0.01)
         initialise_orthogonal(networks["critic"], 1.0)
     if config.shared_trunk:
+        check_same_layers(interventions)
         actor, critic = networks.values()
         networks["critic"] = nn.Sequential(*list(actor)[:-1], *list(critic)[-1:])
     if not has_std:
         networks["actor"].append(AppendLogStd(distribution.raw_size))
     return ActorCritic(**networks).to(config.device)
+
+
+def check_same_layers(interventions: dict[str, Interventions]) -> None:
+    """Raise `UsageError` where interventions ask for other layers in a trunk that is shared."""
+    kinds = {
+        name: [type(one) for one in hooks.interventions if "layers" in one.changes]
+        for name, hooks in interventions.items()
+    }
+    if kinds["actor"] != kinds["critic"]:
+        raise UsageError(
+            "--intervention: layers of a shared trunk change for actor and critic alike;"
+            " name no network"
+        )
 
 
 def block_tests(agent: ActorCritic) -> dict[str, Callable[[str], bool]]:

@@ -256,11 +256,13 @@ class SeedHandle:
 
     def moments(self, name: str) -> list[Tensor]:
         """Return Adam's moments of a parameter: two, four where two optimizers step it."""
+        wanted = self.stack.parameters[f"{self.network}.{name}"]
         found = []
         for block, state in self._states():
-            if f"{self.network}.{name}" in block.parameters:
-                for key in ("exp_avg", "exp_avg_sq"):
-                    found.append(block.views(state[key], self.seed)[f"{self.network}.{name}"])
+            for stacked_name, leaf in block.parameters.items():
+                if leaf is wanted:  # a shared trunk's go by the actor's names
+                    moments = (state["exp_avg"], state["exp_avg_sq"])
+                    found += [block.views(part, self.seed)[stacked_name] for part in moments]
         return found
 
     def reset_optimizer(self) -> None:
@@ -278,7 +280,9 @@ class SeedHandle:
                 state["step"].zero_()
 
     def _owns(self, block: Block) -> bool:
-        return any(name.startswith(f"{self.network}.") for name in block.parameters)
+        names = [name for name, _ in self.module.named_parameters()]
+        own = {id(self.stack.parameters[f"{self.network}.{name}"]) for name in names}
+        return any(id(leaf) in own for leaf in block.parameters.values())
 
     def _states(self) -> list[tuple[Block, dict[str, Tensor]]]:
         """Return each block with each state that an optimizer keeps of it."""

@@ -1,8 +1,8 @@
 """The runs behind the tables of docs/plasticity.md and docs/baselines.md.
 
-    python benchmarks/ppo_experiments.py scores --runs-dir runs/scores      # about 40 minutes a core
-    python benchmarks/ppo_experiments.py stress --runs-dir runs/stress      # about 45
-    python benchmarks/ppo_experiments.py mappo --runs-dir runs/mappo        # about 10, two cores
+    python benchmarks/ppo_experiments.py scores --runs-dir runs/scores    # an hour on one core
+    python benchmarks/ppo_experiments.py stress --runs-dir runs/stress    # likewise
+    python benchmarks/ppo_experiments.py mappo --runs-dir runs/mappo      # ten minutes
 
 Trains what is missing, then writes benchmarks/results/ppo_<name>.json and prints a table. With
 `--summarise` it only reads what there is.
@@ -24,7 +24,7 @@ STRESS = (
     "ppo --env Hopper-v5 --profile paper --policy tanh_normal --activation relu"
     " --update-epochs 20 --learning-rate 1e-3 --total-steps 300000 --seed 101 --seeds 3"
 )
-MAPPO = "mappo --env smacv2/terran_5_vs_5 --total-steps 2000000 --probe 5 --seed 1"
+MAPPO = "mappo --env smacv2/terran_5_vs_5 --total-steps 2000000 --probe 5 --seed 1 --num-threads 1"
 # experiment: {cell: arguments of baselines}
 CELLS = {
     "scores": {
@@ -53,9 +53,8 @@ READ: dict[str, tuple[str, Callable[[list[float]], float]]] = {
     "dead": ("plasticity/dead_units/actor", statistics.median),
     "critic_norm": ("plasticity/preactivation_norm/critic", statistics.median),
     "critic_rank": ("plasticity/approximate_rank/critic", statistics.median),
-    "capacity_actor": ("actor", statistics.mean),
-    "capacity_critic": ("critic", statistics.mean),
 }
+MEASURED_APART = ("capacity_actor", "capacity_critic", "episodes", "steps")
 
 
 def main() -> None:
@@ -85,16 +84,19 @@ def main() -> None:
 def run_folders(folder: Path) -> Iterable[Path]:
     """Yield the run folders below a folder, in the order of their seeds."""
     found = [path.parent for path in folder.rglob("config.json")]
-    yield from sorted(
-        found, key=lambda run: json.loads((run / "config.json").read_text())["config"]["seed"]
-    )
+    yield from sorted(found, key=seed_of)
+
+
+def seed_of(run: Path) -> int:
+    """Return a run's seed."""
+    return json.loads((run / "config.json").read_text())["config"]["seed"]
 
 
 def summarise(args: argparse.Namespace, cell: str) -> dict[str, dict[str, float]]:
-    """Return each seed's numbers: of the last third of a run, of the last 100 episodes of scores."""
+    """Return each seed's numbers: of a run's last third, or of the last 100 episodes (scores)."""
     found = {}
     for run in run_folders(args.runs_dir / cell):
-        seed = json.loads((run / "config.json").read_text())["config"]["seed"]
+        seed = seed_of(run)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         if args.experiment == "scores":
             found[f"seed {seed}"] = {"steps": rows[-1]["global_step"], **last_episodes(rows)}
@@ -114,7 +116,7 @@ def last_episodes(rows: list[dict[str, Any]], count: int = 100) -> dict[str, flo
 
 
 def last_third(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the numbers of `READ` in the last third of a run; metrics that are absent are left out."""
+    """Return the numbers of `READ` in the last third of a run, as far as they were measured."""
     window = [row for row in rows if row["global_step"] >= rows[-1]["global_step"] * 2 / 3]
     numbers = {}
     for name, (metric, reduce) in READ.items():
@@ -140,7 +142,7 @@ def capacity(run: Path) -> dict[str, float]:
 def table(cells: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table with a row a cell: each number for seed 1 / 2 / 3."""
     runs = [numbers for cell in cells.values() for numbers in cell["runs"].values()]
-    names = [name for name in (*READ, "episodes", "steps") if any(name in one for one in runs)]
+    names = [name for name in (*READ, *MEASURED_APART) if any(name in one for one in runs)]
     lines = [["", *names], ["---"] * (len(names) + 1)]
     for cell, content in cells.items():
         per_seed = content["runs"].values()

@@ -8,6 +8,7 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a stale on
 import ast
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -91,6 +92,49 @@ def profiles_table() -> str:
     return table(("", *header), rows)
 
 
+def results_table(experiment: str, columns: dict[str, tuple[str, str]]) -> str:
+    """Return measured numbers of each cell, seed by seed, from benchmarks/results.
+
+    Args:
+        experiment: of benchmarks/ppo_experiments.py.
+        columns: heading to the name of the number and its format.
+    """
+    path = ROOT / "benchmarks" / "results" / f"ppo_{experiment}.json"
+    rows = []
+    for cell, content in json.loads(path.read_text()).items():
+        runs = content["runs"].values()
+        texts = [
+            " / ".join(format(one[name], form) if name in one else "–" for one in runs)
+            for name, form in columns.values()
+        ]
+        rows.append((f"`{cell}`", *texts))
+    return table(("", *columns), rows)
+
+
+STRESS_COLUMNS = {
+    "return": ("return", ".0f"),
+    "norm": ("norm", ".1f"),
+    "KL": ("kl", ".3f"),
+    "excess ratio": ("excess", ".2f"),
+    "rank": ("rank", ".0f"),
+    "dead": ("dead", ".0f"),
+    "critic norm": ("critic_norm", ".0f"),
+    "capacity loss, actor": ("capacity_actor", ".3f"),
+    "capacity loss, critic": ("capacity_critic", ".3g"),
+}
+MAPPO_COLUMNS = {
+    "win rate": ("win_rate", ".1%"),
+    "norm": ("norm", ".1f"),
+    "KL": ("kl", ".4f"),
+    "excess ratio": ("excess", ".2f"),
+    "rank": ("rank", ".0f"),
+    "dead": ("dead", ".0f"),
+    "critic norm": ("critic_norm", ".1f"),
+    "critic rank": ("critic_rank", ".0f"),
+}
+SCORE_COLUMNS = {"return": ("return", ".0f"), "steps": ("steps", ",")}
+
+
 def rules_table() -> str:
     """Return each of upstream's defects and the modes that keep it."""
     rows = [
@@ -127,12 +171,15 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "mappo": lambda: flags_table(MappoConfig),
+    "mappo_results": lambda: results_table("mappo", MAPPO_COLUMNS),
     "options": options_table,
     "plasticity": lambda: flags_table(PlasticityConfig),
     "ppo": lambda: flags_table(PpoConfig),
     "profiles": profiles_table,
     "rules": rules_table,
     "scenarios": scenarios_table,
+    "scores": lambda: results_table("scores", SCORE_COLUMNS),
+    "stress": lambda: results_table("stress", STRESS_COLUMNS),
 }
 
 if __name__ == "__main__":
