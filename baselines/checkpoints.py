@@ -71,6 +71,16 @@ def save_snapshot(folder: Path, checkpoint: Checkpoint) -> Path:
     return path
 
 
+def drop_after(folder: Path, global_step: int) -> None:
+    """Remove checkpoints or snapshots of later steps, and what a killed writer left."""
+    later = [path for path in folder.glob("step_*") if int(path.stem[5:]) > global_step]
+    for path in [*later, *folder.glob(".tmp_*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
 def load(path: Path) -> Checkpoint:
     """Read and verify one checkpoint folder.
 
@@ -80,7 +90,7 @@ def load(path: Path) -> Checkpoint:
     verify(path)
     with safetensors.safe_open(path / "policy.safetensors", "pt") as file:
         metadata = file.metadata()
-    trainer = torch.load(path / "trainer.pt", weights_only=True)
+    trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
     return Checkpoint(
         global_step=trainer["global_step"],
         weights=safetensors.torch.load_file(path / "policy.safetensors"),

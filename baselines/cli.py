@@ -36,7 +36,11 @@ COMMANDS: dict[str, tuple[str, type, str]] = {
     "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
     "plasticity": ("figures and early warnings of runs", PlasticityReportConfig, "report:main"),
     "capacity": ("capacity loss over a run's snapshots", CapacityConfig, "capacity:main"),
-    "evaluate": ("win rate of a run on held-out battles", EvaluateConfig, "evaluate:main"),
+    "evaluate": (
+        "win rate or return of a run on held-out battles or episodes",
+        EvaluateConfig,
+        "evaluate:main",
+    ),
 }
 RESUMABLE = {"mappo": MappoConfig, "ppo": PpoConfig}
 # What may differ from the record when a run is resumed: nothing that changes its course.
@@ -129,11 +133,11 @@ def parse(name: str, config_class: type, arguments: Sequence[str], default: Any 
 
 def one_line(box: str) -> str:
     """Return what a tyro error box says, without the box and the repeated help texts."""
-    lines = [line.strip("│ ") for line in box.splitlines()]
-    lines = [line for line in lines if line and line[0] not in "╭╰"]
+    lines = [line.strip("│| ") for line in box.splitlines()]
+    lines = [line for line in lines if line and line[0] not in "╭╰+"]
     sections: list[list[str]] = [[]]
     for line in lines:
-        if set(line) == {"─"}:
+        if set(line) in ({"─"}, {"-"}):
             sections.append([])
         else:
             sections[-1].append(line)
@@ -165,6 +169,10 @@ def resumed_config(name: str, config_class: type, folder: str, arguments: Sequen
     except (TypeError, UsageError) as error:
         raise UsageError(f"--resume {folder}: {error}") from error
     if len(folders) > 1:  # a group of seeds that train at once
+        seeds = [read_record(one)["config"]["seed"] for one in folders]
+        missing = sorted(set(range(seeds[0], seeds[-1])) - set(seeds))
+        if missing:
+            raise UsageError(f"--resume {folder}: no run of seed {missing[0]}; resume each alone")
         saved = dataclasses.replace(saved, seeds=len(folders))
     config = parse(name, config_class, arguments, saved)
     for field in dataclasses.fields(config_class):

@@ -149,7 +149,8 @@ class PpoConfig(PlasticityConfig):
     profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
     """Named set of defaults for everything below; flags given apart win over it."""
     total_steps: int = 1_000_000
-    """Environment steps to train for, summed over the envs of one seed, reset steps included."""
+    """Environment steps to train for, summed over the envs of one seed, reset steps included; whole
+    rollouts, at least one."""
     seed: int = 1
     """Seed of everything: environments, weights, actions; 0 to 2**32 - 1."""
     seeds: int = 1

@@ -38,6 +38,7 @@ from baselines.plasticity import (
     NETWORKS,
     Instruments,
     NetworkHandle,
+    change_layers,
     interventions_of,
 )
 from baselines.rollout import Clock, Stream, collect, episode_metrics
@@ -209,7 +210,7 @@ def make_agent(
     for name, network in agent.networks.items():
         hooks = interventions[name] if interventions else interventions_of(config, name)
         if "layers" in hooks.changes:
-            network.change_layers(hooks.layers)
+            network.change_layers(partial(change_layers, hooks))
     return agent
 
 

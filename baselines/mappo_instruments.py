@@ -12,7 +12,15 @@ from torch import Tensor
 from baselines.config import MappoConfig
 from baselines.minibatches import RUN, Minibatch
 from baselines.networks import Agent
-from baselines.plasticity import View, diversity_metrics, has_pfo, pfo_mask, pfo_term
+from baselines.plasticity import (
+    View,
+    diversity_metrics,
+    has_pfo,
+    pfo_mask,
+    pfo_term,
+    scope_of,
+    wants_preactivations,
+)
 from ppo_plasticity.capacity import categorical_kl, squared_error
 from ppo_plasticity.interventions import LossInputs
 from ppo_plasticity.probe import capture_preactivations
@@ -22,20 +30,6 @@ if TYPE_CHECKING:
 
 Pick = Callable[[Tensor], Minibatch]  # env indices to their minibatch
 DIVERGENCES = {"actor": categorical_kl, "critic": squared_error}  # of log-probabilities, of values
-
-
-def scope_of(config: MappoConfig, trainer: "Trainer") -> str:
-    """Return which pre-activations are wanted, those of the last hidden layer or of all."""
-    if config.pfo_coef:
-        return config.pfo_layers
-    scopes = {one.scope for one in trainer.interventions.values() if one.changes}
-    return "all" if "all" in scopes else "last"
-
-
-def wants_preactivations(config: MappoConfig, trainer: "Trainer", network: str) -> bool:
-    """Return whether a loss term reads a network's pre-activations."""
-    asked = "preactivations" in trainer.interventions[network].changes
-    return asked or has_pfo(config, network)
 
 
 def needs_before(config: MappoConfig, trainer: "Trainer") -> bool:
@@ -49,10 +43,11 @@ def forward(
     """Run both networks; return outputs, and pre-activations (rows, units) where wanted."""
     outputs, preactivations = {}, {}
     for name, network in trainer.agent.networks.items():
-        if not wants_preactivations(config, trainer, name):
+        hooks = trainer.interventions[name]
+        if not wants_preactivations(config, hooks, name):
             outputs[name] = RUN[name](trainer.agent, batch)
             continue
-        with capture_preactivations(network.trunk, scope_of(config, trainer)) as captured:
+        with capture_preactivations(network.trunk, scope_of(config, hooks, name)) as captured:
             outputs[name] = RUN[name](trainer.agent, batch)
         preactivations[name] = captured.preactivations
     return outputs, preactivations

@@ -36,7 +36,22 @@ def interventions_of(config: PlasticityConfig, network: str) -> Interventions:
         if target in ("", network):
             chosen.append(_parse(text, rest))
     try:
-        return Interventions(chosen)
+        hooks = Interventions(chosen)
+    except ValueError as error:
+        raise UsageError(f"--intervention: {error}") from error
+    if has_pfo(config, network) and "preactivations" in hooks.changes:
+        raise UsageError(f"--pfo-coef and --intervention pfo both hold the {network}: use one")
+    return hooks
+
+
+def change_layers(hooks: Interventions, network: nn.Sequential) -> nn.Sequential:
+    """Return the network with the layers that interventions ask for.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    try:
+        return hooks.layers(network)
     except ValueError as error:
         raise UsageError(f"--intervention: {error}") from error
 
@@ -51,6 +66,16 @@ def _parse(text: str, description: str) -> Any:
 def has_pfo(config: PlasticityConfig, network: str) -> bool:
     """Return whether PFO applies to a network."""
     return config.pfo_coef > 0 and config.pfo_network in (network, "both")
+
+
+def wants_preactivations(config: PlasticityConfig, hooks: Interventions, network: str) -> bool:
+    """Return whether a loss term reads a network's pre-activations."""
+    return has_pfo(config, network) or "preactivations" in hooks.changes
+
+
+def scope_of(config: PlasticityConfig, hooks: Interventions, network: str) -> str:
+    """Return which it reads, those of the `"last"` hidden layer or of `"all"`."""
+    return config.pfo_layers if has_pfo(config, network) else hooks.scope
 
 
 def pfo_term(config: PlasticityConfig, new: Tensor, old: Tensor, valid: Tensor | None) -> Tensor:

@@ -76,11 +76,11 @@ def train(config: PpoConfig) -> tuple[list[Path], int | None]:
     """
     threads = prepare_torch(config.num_threads, config.device)
     config = dataclasses.replace(config, num_threads=threads)
-    checkpoints = RunGroup.checkpoints(Path(config.resume)) if config.resume else []
+    checkpoints = RunGroup.common_checkpoints(Path(config.resume)) if config.resume else []
     trainer = make_trainer(config, checkpoints)
     environment = {"id": trainer.env.id, "fingerprint": trainer.env.fingerprint}
     if config.resume:
-        runs = RunGroup.resume(Path(config.resume), config, environment)
+        runs = RunGroup.resume(Path(config.resume), config, environment, checkpoints)
     else:
         runs = RunGroup.start("ppo", config, environment)
         runs.save(save_state(trainer))
@@ -260,7 +260,7 @@ def loss(
     nothing = weights.new_zeros(config.seeds)
     pfo, preactivations, kept = nothing, {}, dict.fromkeys(NETWORKS, weights)
     for name, old in minibatch.preactivations.items():
-        preactivations[name] = select_preactivations(config, trainer, forward[name][1])
+        preactivations[name] = select_preactivations(trainer, name, forward[name][1])
         if has_pfo(config, name):
             pfo = pfo + pfo_term(config, preactivations[name], old, weights)
             keep = pfo_mask(config, preactivations[name], old)

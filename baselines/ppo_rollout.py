@@ -8,7 +8,7 @@ from torch import Tensor
 
 from baselines.advantages import gae
 from baselines.config import PpoConfig
-from baselines.plasticity import has_pfo
+from baselines.plasticity import scope_of, wants_preactivations
 from baselines.ppo_trainer import Rollout, Trainer
 from baselines.rollout import Clock
 
@@ -120,9 +120,9 @@ def make_batch(trainer: Trainer) -> Batch:
         numbers=torch.cat([raw_actions, *columns], -1),
         outputs=outputs if trainer.changes("loss") else {},
         preactivations={
-            name: select_preactivations(config, trainer, layers)
+            name: select_preactivations(trainer, name, layers)
             for name, layers in preactivations.items()
-            if has_pfo(config, name) or trainer.changes("preactivations")
+            if wants_preactivations(config, trainer.interventions[0][name], name)
         },
     )
 
@@ -140,11 +140,10 @@ def estimate_advantages(config: PpoConfig, rollout: Rollout, values: Tensor) -> 
     ).transpose(0, 1)
 
 
-def select_preactivations(config: PpoConfig, trainer: Trainer, layers: list[Tensor]) -> Tensor:
-    """Return (seeds, rows, units) of the last hidden layer, or of all of them."""
-    scopes = {one.scope for one in trainer.interventions[0].values() if one.changes}
-    wants_all = config.pfo_layers == "all" if config.pfo_coef else "all" in scopes
-    return torch.cat([layer.flatten(2) for layer in layers[0 if wants_all else -1 :]], -1)
+def select_preactivations(trainer: Trainer, network: str, layers: list[Tensor]) -> Tensor:
+    """Return (seeds, rows, units) of a network's last hidden layer, or of all of them."""
+    scope = scope_of(trainer.config, trainer.interventions[0][network], network)
+    return torch.cat([layer.flatten(2) for layer in layers[0 if scope == "all" else -1 :]], -1)
 
 
 def select(batch: Batch, picks: Tensor) -> list[Minibatch]:

@@ -17,7 +17,7 @@ from baselines.networks import (
     hidden_layers,
     initialise_orthogonal,
 )
-from baselines.plasticity import NETWORKS, Instruments, interventions_of
+from baselines.plasticity import NETWORKS, Instruments, change_layers, interventions_of
 from baselines.preprocess import Preprocessor
 from baselines.run import derive_seeds
 from baselines.stacking import Block, SeedHandle, Stack
@@ -192,7 +192,7 @@ def make_agent(
     last = [layer for layer in trunks[0] if isinstance(layer, nn.Linear)][-1]
     heads = (nn.Linear(last.out_features, num_outputs), nn.Linear(last.out_features, 1))
     networks = {
-        name: interventions[name].layers(nn.Sequential(*trunk, head))
+        name: change_layers(interventions[name], nn.Sequential(*trunk, head))
         for name, trunk, head in zip(NETWORKS, trunks, heads, strict=True)
     }
     if config.init == "orthogonal":

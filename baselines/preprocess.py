@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from baselines.config import PpoConfig
+from baselines.errors import UsageError
 from baselines.normalise import RunningMoments
 from baselines.vector_envs import VectorEnv
 
@@ -28,9 +29,19 @@ class Preprocessor:
         self.raw_shape: tuple[int, ...] = env.obs_space.shape
         self.pixels = env.obs_dtype == np.uint8
         self.limit = env.max_episode_steps
+        self._check(env)
         self.moments = RunningMoments(self.seeds, self.raw_shape)
         self.reward_moments = RunningMoments(self.seeds, ())
         self.discounted = np.zeros((self.seeds, self.num_envs))
+
+    def _check(self, env: VectorEnv) -> None:
+        """Refuse settings that this environment's numbers cannot follow."""
+        if self.config.time_feature and (self.pixels or self.limit is None):
+            reason = "observations are pixels" if self.pixels else "it has no episode limit"
+            raise UsageError(f"--time-feature: not for {env.id}, {reason}")
+        bounds = () if env.discrete else (env.action_space.low, env.action_space.high)
+        if self.config.obs_norm == "frozen" and not all(np.isfinite(b).all() for b in bounds):
+            raise UsageError(f"--obs-norm frozen: actions of {env.id} have no bounds to draw from")
 
     @property
     def obs_shape(self) -> tuple[int, ...]:

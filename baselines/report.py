@@ -18,7 +18,7 @@ from baselines import figures
 from baselines.config import PlasticityReportConfig
 from baselines.early_warnings import HOLD, RULES, START, EarlyWarning, find_warnings
 from baselines.errors import UsageError
-from baselines.run import read_record, run_folders
+from baselines.records import read_record, run_folders
 from baselines.series import EXCESS, NORM, RANK, RETURN, RunSeries, read_run
 
 if TYPE_CHECKING:

@@ -86,9 +86,16 @@ class Run:
 
     @classmethod
     def resume(
-        cls, path: Path, config: Any, environment: dict[str, Any]
+        cls,
+        path: Path,
+        config: Any,
+        environment: dict[str, Any],
+        global_step: int | None = None,
     ) -> tuple["Run", Checkpoint]:
         """Open a run folder to go on from its last good checkpoint, which is returned too.
+
+        What was written after that checkpoint is dropped, snapshots included. With `global_step`,
+        later checkpoints are dropped too.
 
         Raises:
             UsageError: it is no run folder, is in use, has no good checkpoint, or its engine was
@@ -105,7 +112,10 @@ class Run:
             )
         lock = lock_folder(path)
         try:
+            if global_step is not None:
+                checkpoints.drop_after(path / "checkpoints", global_step)
             checkpoint, _ = checkpoints.load_latest(path / "checkpoints", clean=True)
+            checkpoints.drop_after(path / "snapshots", checkpoint.global_step)
         except UsageError:
             os.close(lock)
             raise
@@ -175,27 +185,34 @@ class RunGroup:
         return cls(path, [Run.start(algorithm, one, environment, path) for one in alone])
 
     @classmethod
-    def resume(cls, path: Path, config: Any, environment: dict[str, Any]) -> "RunGroup":
-        """Open the folders to go on."""
-        folders = run_folders(path)
-        alone = [_alone(config, index) for index in range(config.seeds)]
-        pairs = zip(folders, alone, strict=True)
-        return cls(path, [Run.resume(folder, one, environment)[0] for folder, one in pairs])
+    def resume(
+        cls, path: Path, config: Any, environment: dict[str, Any], found: Sequence[Checkpoint]
+    ) -> "RunGroup":
+        """Open the folders to go on from what `common_checkpoints` found."""
+        runs = []
+        for index, (folder, checkpoint) in enumerate(zip(run_folders(path), found, strict=True)):
+            alone, step = _alone(config, index), checkpoint.global_step
+            runs.append(Run.resume(folder, alone, environment, step)[0])
+        return cls(path, runs)
 
     @staticmethod
-    def checkpoints(path: Path) -> list[Checkpoint]:
-        """Return the latest good checkpoint of each run.
+    def common_checkpoints(path: Path) -> list[Checkpoint]:
+        """Return each run's good checkpoint of the latest iteration that all of them have.
 
         Raises:
-            UsageError: there is none, or those of a group stand at different iterations.
+            UsageError: there is none.
         """
-        found = [checkpoints.load_latest(f / "checkpoints", clean=False) for f in run_folders(path)]
-        iterations = {checkpoint.trainer["iteration"] for checkpoint, _ in found}
-        if len(iterations) > 1:
-            raise UsageError(
-                f"{path}: its runs stand at iterations {sorted(iterations)}; resume each alone"
-            )
-        return [checkpoint for checkpoint, _ in found]
+        stores = [folder / "checkpoints" for folder in run_folders(path)]
+        found = [checkpoints.load_latest(store, clean=False)[0] for store in stores]
+        iteration = min(checkpoint.trainer["iteration"] for checkpoint in found)
+        for index, store in enumerate(stores):  # a kill between two saves leaves some ahead
+            earlier = reversed(checkpoints.step_folders(store))
+            while found[index].trainer["iteration"] != iteration:
+                folder = next(earlier, None)
+                if folder is None:
+                    raise UsageError(f"{store}: it has no checkpoint of iteration {iteration}")
+                found[index] = checkpoints.load(folder)
+        return found
 
     @property
     def paths(self) -> list[Path]:

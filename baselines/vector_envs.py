@@ -85,17 +85,26 @@ class VectorEnv:
         self.max_episode_steps: int | None = settings["max_episode_steps"]
         self.discrete = isinstance(self.action_space, Discrete)
         self._check_spaces()
-        self.obs_dtype = np.uint8 if self.obs_space.dtype == np.uint8 else np.float32
+        self.obs_dtype = np.uint8 if len(self.obs_space.shape) == 3 else np.float32
+        self._first_action = int(self.action_space.start) if self.discrete else 0
         self._action_dtype = self.action_space.dtype
         self._has_lives = settings.get("episodic_life", False)
 
     def _check_spaces(self) -> None:
-        if not isinstance(self.obs_space, Box):
-            raise UsageError(f"{self.id}: observations must be a Box, not {self.obs_space}")
-        if not isinstance(self.action_space, Discrete | Box):
-            raise UsageError(f"{self.id}: actions must be Discrete or Box, not {self.action_space}")
-        if isinstance(self.action_space, Box) and len(self.action_space.shape) != 1:
-            raise UsageError(f"{self.id}: actions must be a vector, not {self.action_space}")
+        """Refuse what the networks cannot take: all but vectors and images, channels first."""
+        obs, actions = self.obs_space, self.action_space
+        if not isinstance(obs, Box):
+            raise UsageError(f"{self.id}: observations must be a Box, not {obs}")
+        is_image = len(obs.shape) == 3 and obs.dtype == np.uint8 and min(obs.shape[1:]) >= 36
+        if len(obs.shape) != 1 and not is_image:
+            raise UsageError(
+                f"{self.id}: observations must be vectors, or uint8 images (channels, height,"
+                f" width) of at least 36 x 36, not {obs.dtype} {obs.shape}"
+            )
+        if not isinstance(actions, Discrete | Box):
+            raise UsageError(f"{self.id}: actions must be Discrete or Box, not {actions}")
+        if isinstance(actions, Box) and len(actions.shape) != 1:
+            raise UsageError(f"{self.id}: actions must be a vector, not {actions}")
 
     @property
     def num_actions(self) -> int:
@@ -118,6 +127,8 @@ class VectorEnv:
 
     def step(self, actions: np.ndarray) -> Steps:
         """Step all envs; actions (num_envs,) int or (num_envs, num_actions) float."""
+        if self._first_action:
+            actions = actions + self._first_action
         obs, reward, terminated, truncated, info = self.env.step(actions.astype(self._action_dtype))
         done = terminated | truncated
         ended = resets = done
@@ -254,9 +265,17 @@ def advice(error: BaseException) -> str:
     text = first_line(error)
     for package, extra in EXTRAS.items():
         if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
-            if package in text.lower().replace("-", "_"):
+            if package in text.lower().replace("-", "_") and not is_installed(package):
                 return f"{package} is not installed; pip install 'smacv2-suite[{extra}]'"
     return text
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # an entry of sys.modules without a specification
+        return False
 
 
 def resolve_id(env_id: str) -> str:
