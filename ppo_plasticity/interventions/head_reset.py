@@ -14,7 +14,9 @@ from ppo_plasticity.interventions.structure import fresh_parameters, hidden_laye
 class HeadReset(Intervention):
     """Draw the head (or the last `count` layers, or all) anew and forget their moments.
 
-    Nikishin et al. 2022, arXiv 2205.07802. With `count=0` all layers are drawn anew.
+    Nikishin et al. 2022, arXiv 2205.07802. Layers are linear ones and convolutions, up to the head.
+    What is neither, such as a normalisation or log standard deviations behind the head, stays as it
+    is, unless `count=0` resets all.
     """
 
     every: int = option(200, "batches between two resets", low=1)

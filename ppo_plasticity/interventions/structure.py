@@ -4,6 +4,7 @@ Networks are chains: layers run in the order in which the module holds them. The
 is the head, all before is hidden.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -151,14 +152,15 @@ def fresh_parameters(module: nn.Module, generator: torch.Generator) -> Iterator[
     """Yield names and new initial values of all parameters: PyTorch's defaults.
 
     Weights and biases of linear layers and convolutions are uniform within 1/√fan_in; gains of
-    normalisations are one and their offsets zero.
+    normalisations are one and their offsets zero. Any other layer with a `reset_parameters` of its
+    own draws for itself, in a copy.
 
     Raises:
-        ValueError: a layer is of another kind.
+        ValueError: a layer has parameters and no such method.
     """
     for name, layer in module.named_modules():
-        for own, parameter in layer.named_parameters(recurse=False):
-            yield parameter_name(name, own), _fresh(layer, own, parameter, generator)
+        for own, fresh in _fresh(layer, generator):
+            yield parameter_name(name, own), fresh
 
 
 def init_bound(weight: Tensor) -> float:
@@ -166,13 +168,37 @@ def init_bound(weight: Tensor) -> float:
     return 1 / math.sqrt(weight[0].numel())
 
 
-def _fresh(layer: nn.Module, name: str, old: Tensor, generator: torch.Generator) -> Tensor:
+def _fresh(layer: nn.Module, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """Yield the layer's own parameters, without those of its children."""
+    old = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, NORMS):
-        return torch.full_like(old, float(name == "weight"))
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
-        raise ValueError(f"no initial values known for {type(layer).__name__}.{name}")
+        for name, value in old.items():
+            yield name, torch.full_like(value, float(name == "weight"))
+    elif isinstance(layer, nn.Linear | nn.Conv2d):
+        for name, value in old.items():
+            yield name, _uniform(value, init_bound(layer.weight), generator)
+    elif old:
+        drawn = _reset_copy(layer, generator)
+        yield from ((name, drawn[name].to(value.device)) for name, value in old.items())
+
+
+def _uniform(old: Tensor, bound: float, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(old.shape, generator=generator, device=generator.device, dtype=old.dtype)
-    return (uniform.to(old.device) * 2 - 1) * init_bound(layer.weight)
+    return (uniform.to(old.device) * 2 - 1) * bound
+
+
+def _reset_copy(layer: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return a layer's parameters after `reset_parameters`; global random numbers stay theirs."""
+    fresh = copy.deepcopy(layer).cpu()  # where the global numbers are easily put back
+    reset = getattr(fresh, "reset_parameters", None)
+    if not callable(reset):
+        kind, names = type(layer).__name__, [name for name, _ in layer.named_parameters()]
+        raise ValueError(f"no initial values known for {kind}.{names[0]}: no reset_parameters")
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed))
+        reset()
+    return dict(fresh.named_parameters(recurse=False))
 
 
 def _chain(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -309,6 +309,17 @@ def test_interventions_never_see_rows_that_only_reset(name):
     assert all(map(same, weights, changed))
 
 
+@pytest.mark.parametrize("name", ["head_reset", "shrink_perturb"])
+def test_weights_are_drawn_anew_also_where_standard_deviations_follow_the_head(name):
+    one, plain = (Ppo(env="Pendulum-v1", intervention=text) for text in ((SOON[name],), ()))
+    for learner in (one, plain):
+        assert np.isfinite(list(learner.iterate().values())).all()
+    weights, others = one.weights("actor"), plain.weights("actor")
+    assert not torch.equal(weights["4.weight"], others["4.weight"])
+    kept = 0.8 if name == "shrink_perturb" else 1  # fresh ones are 0
+    torch.testing.assert_close(weights["5.log_std"], kept * others["5.log_std"])
+
+
 @pytest.mark.parametrize("network", ["gru", "mlp"])
 @EACH
 def test_every_intervention_runs_on_mappo(name, network):

@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from ppo_plasticity.interventions import ModuleHandle, parse
-from ppo_plasticity.interventions.structure import CReLU, hidden_layers, weight_names
+from ppo_plasticity.interventions.structure import (
+    CReLU,
+    fresh_parameters,
+    hidden_layers,
+    weight_names,
+)
 from ppo_plasticity.interventions.units import activity
 
 
@@ -232,6 +237,63 @@ def test_resets_of_an_injected_head_keep_what_is_frozen():
     both[1].after_batch(handle, obs)
     both[0].after_step(handle, obs)
     assert torch.equal(network[-1].weight, old)
+
+
+class Noise(nn.Module):
+    """Learned standard deviations behind the head, which say themselves how they start."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_std = nn.Parameter(torch.zeros(400))
+
+    def reset_parameters(self):
+        nn.init.normal_(self.log_std, mean=3)
+
+    def forward(self, mean):
+        return torch.cat([mean, self.log_std.expand_as(mean)], -1)
+
+
+def with_noise():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 400), Noise())
+
+
+def test_a_layer_of_another_kind_is_mixed_with_the_values_it_draws_itself():
+    mix, obs = parse("shrink_perturb:keep=0.25,every=1"), torch.randn(4, 3)
+    outcomes = []
+    for _ in range(2):
+        network = with_noise()
+        handle = ModuleHandle(network, torch.optim.Adam(network.parameters()))
+        mix.start(handle)
+        state = torch.get_rng_state()
+        mix.after_batch(handle, obs)
+        assert torch.equal(torch.get_rng_state(), state)
+        outcomes.append(network[3].log_std.detach().clone())
+    assert torch.equal(*outcomes)
+    assert outcomes[0].mean().item() == pytest.approx(0.75 * 3, abs=0.15)
+    assert outcomes[0].std().item() == pytest.approx(0.75, abs=0.1)
+
+
+@pytest.mark.parametrize(("count", "changed"), [(1, "2"), (2, "02"), (0, "023")])
+def test_the_head_is_the_last_linear_layer_also_where_another_layer_follows(count, changed):
+    reset, obs = parse(f"head_reset:every=1,count={count}"), torch.randn(64, 3)
+    network = with_noise()
+    handle = trained(reset, network, obs)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    reset.after_batch(handle, obs)
+    for name, value in network.named_parameters():
+        assert torch.equal(value, before[name]) != (name[0] in changed)
+
+
+def test_a_layer_that_cannot_draw_its_parameters_is_named():
+    class Gain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(()))
+
+    network = nn.Sequential(nn.Linear(3, 2), Gain())
+    with pytest.raises(ValueError, match=r"known for Gain.gain: no reset_parameters"):
+        list(fresh_parameters(network, torch.Generator()))
 
 
 def test_names_of_weights_follow_the_order_of_layers():
