@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from ppo_plasticity.capacity import CapacityProbe, CapacityResult
 
@@ -26,6 +27,7 @@ LOSSES = {  # name: function in `capacity`
     "squares": "squared_error",
 }
 SUFFIXES = (".pt", ".safetensors")
+CHECKPOINTS = "step_*/policy.safetensors"  # in a run's checkpoints/
 STATISTICS = ("last_minibatch", "mean_last_tenth", "area", "full_set")
 DEFAULT = "(default: %(default)s)"
 
@@ -174,14 +176,18 @@ def draw_or_explain(draw: Callable[[], None], path: str) -> None:
 def capacity_options(parser: Parser) -> None:
     """Add the options of `capacity`."""
     add = parser.add_argument
-    add("folder", help="holds the state dicts, *.pt or *.safetensors, read in the order of names")
+    add(
+        "folder",
+        help="holds the state dicts, *.pt or *.safetensors, or step_*/policy.safetensors as the"
+        " checkpoints/ of a run does; read in the order of names",
+    )
     add(
         "--network",
         required=True,
         metavar="MODULE:FACTORY",
         help="function that returns the network",
     )
-    add("--observations", required=True, metavar="FILE.npy", help="(rows, ...), of any dtype")
+    add("--observations", required=True, metavar="FILE.npy", help="(rows, ...), of any real dtype")
     add("--loss", default="categorical", help=f"{', '.join(LOSSES)} {DEFAULT}")
     add("--prefix", default="", help="take only entries that start so, without it, e.g. actor.")
     add(
@@ -206,7 +212,8 @@ def capacity_options(parser: Parser) -> None:
 
 def capacity_command(options: argparse.Namespace) -> int:
     """Measure every checkpoint of a folder and print a row for each of them and each target."""
-    paths = checkpoints(Path(options.folder))
+    folder = Path(options.folder)
+    paths = checkpoints(folder)
     if options.loss not in LOSSES:
         raise UsageError(unknown("loss", options.loss, LOSSES))
     network = build_network(options.network)
@@ -218,13 +225,14 @@ def capacity_command(options: argparse.Namespace) -> int:
         load_weights(network, path, options.prefix)
         for result in probe.measure(network):
             found = {**statistics(result.network), "ratio": result.ratio}
-            rows.append({"checkpoint": path.name, "seed": result.target_seed, **found})
+            name = path.relative_to(folder).as_posix()
+            rows.append({"checkpoint": name, "seed": result.target_seed, **found})
     print_json(rows) if options.json else print_table(rows)
     return 0
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return a folder's state dicts in the order of their names.
+    """Return a folder's state dicts, or those of the checkpoints in it, in the order of names.
 
     Raises:
         UsageError: there are none.
@@ -232,8 +240,10 @@ def checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    paths = paths or sorted(folder.glob(CHECKPOINTS))
     if not paths:
-        raise UsageError(f"{folder}: holds no {' or '.join('*' + suffix for suffix in SUFFIXES)}")
+        patterns = [*(f"*{suffix}" for suffix in SUFFIXES), CHECKPOINTS]
+        raise UsageError(f"{folder}: holds no {' or '.join(patterns)}")
     return paths
 
 
@@ -261,6 +271,8 @@ def build_network(target: str) -> "torch.nn.Module":
         sys.path.remove(os.getcwd())
     if not isinstance(network, nn.Module):
         raise UsageError(f"--network {target}: returned {type(network).__name__}, not nn.Module")
+    if not list(network.parameters()):
+        raise UsageError(f"--network {target}: the network has no parameters")
     return network
 
 
@@ -270,28 +282,67 @@ def build_probe(network: "torch.nn.Module", options: argparse.Namespace) -> "Cap
     Raises:
         UsageError: the observations cannot be read or do not fit the network.
     """
-    import numpy as np
-
     from ppo_plasticity import capacity
 
-    scale = options.scale
+    observations = read_observations(options.observations)
+    if len(observations) < options.minibatch:
+        raise UsageError(
+            f"--observations {options.observations}: {len(observations)} observations are less"
+            f" than one minibatch of {options.minibatch}"
+        )
     fit = capacity.Fit(
         minibatch=options.minibatch,
         epochs=options.epochs,
         optimizer_options={"lr": options.learning_rate, "betas": tuple(options.betas)},
         max_grad_norm=options.max_grad_norm,
-        prepare=None if scale == 1 else lambda rows: rows / scale,
+        prepare=lambda rows: network_input(rows, options.scale),
     )
     try:
         return capacity.CapacityProbe(
             network,
-            np.load(options.observations, mmap_mode="r"),
+            observations,
             loss=getattr(capacity, LOSSES[options.loss]),
             target_seeds=options.target_seeds,
             fit=fit,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--observations {options.observations}: {first_line(error)}") from error
+    except Exception as error:  # the network is the user's and may raise anything
+        shape = (options.minibatch, *observations.shape[1:])
+        whole = observations.dtype.kind in "iu" and options.scale == 1
+        raise UsageError(
+            f"--network {options.network} failed on {shape} {observations.dtype} of --observations"
+            f" {options.observations}, --loss {options.loss}: {first_line(error)}"
+            + ("; --scale 255 makes floats of pixels" if whole else "")
+        ) from error
+
+
+def read_observations(path: str) -> "NDArray[Any]":
+    """Return the array of a .npy file, (rows, ...), as a memory map.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else than rows of numbers.
+    """
+    import numpy as np
+
+    try:
+        found = np.load(path, mmap_mode="r")
+    except Exception as error:  # files that are no .npy raise half a dozen kinds
+        raise UsageError(f"--observations {path}: {first_line(error)}") from error
+    if not isinstance(found, np.ndarray):
+        raise UsageError(f"--observations {path}: an archive, must be one array, saved as .npy")
+    if found.ndim == 0 or found.dtype.kind not in "biuf":
+        raise UsageError(
+            f"--observations {path}: shape {found.shape}, dtype {found.dtype}; must be numbers"
+            " of shape (rows, ...)"
+        )
+    return found
+
+
+def network_input(rows: "torch.Tensor", scale: float) -> "torch.Tensor":
+    """Return observations divided by `scale`, and single instead of double precision."""
+    import torch
+
+    rows = rows if scale == 1 else rows / scale
+    return rows.float() if rows.dtype == torch.float64 else rows
 
 
 def load_weights(network: "torch.nn.Module", path: Path, prefix: str) -> None:

@@ -21,6 +21,9 @@ def make():
 
 def number():
     return 3
+
+def empty():
+    return nn.Sequential(nn.ReLU())
 """
 
 
@@ -129,6 +132,7 @@ def test_capacity_reads_safetensors(folder, capsys):
         ({"--network": "missing_module:make"}, "No module named 'missing_module'"),
         ({"--network": "factory_of_networks:mak"}, "has no attribute 'mak'"),
         ({"--network": "factory_of_networks:number"}, "returned int, not nn.Module"),
+        ({"--network": "factory_of_networks:empty"}, "the network has no parameters"),
         ({"--observations": "missing.npy"}, "missing.npy: "),
         ({"--minibatch": "65"}, "64 observations are less than one minibatch of 65"),
         ({"--minibatch": "0"}, "must be a whole number from 1, not '0'"),
@@ -139,6 +143,63 @@ def test_capacity_reads_safetensors(folder, capsys):
 )
 def test_wrong_input_of_capacity_is_answered_with_one_line(folder, capsys, change, message):
     assert message in refused(capsys, capacity(folder | change))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.float32(1), "shape (), dtype float32; must be numbers of shape (rows, ...)"),
+        (np.array(["a"] * 16), "shape (16,), dtype <U1; must be numbers of shape (rows, ...)"),
+        (np.ones((16, 4), complex), "dtype complex128; must be numbers"),
+        (np.ones((16, 4), object), "x.npy: "),
+        (np.ones((0, 4), np.float32), "x.npy: "),
+    ],
+)
+def test_arrays_that_are_no_rows_of_numbers_are_refused(folder, capsys, array, message):
+    np.save("x.npy", array)
+    assert message in refused(capsys, capacity(folder | {"--observations": "x.npy"}))
+
+
+def test_files_that_hold_no_single_array_are_refused(folder, capsys):
+    np.savez("x.npz", obs=np.ones((16, 4)))
+    message = refused(capsys, capacity(folder | {"--observations": "x.npz"}))
+    assert "x.npz: an archive, must be one array, saved as .npy" in message
+    for name, content in (("empty.npy", b""), ("text.npy", b"1 2 3")):
+        Path(name).write_bytes(content)
+        assert f"{name}: " in refused(capsys, capacity(folder | {"--observations": name}))
+
+
+def test_observations_in_double_precision_are_those_in_single(folder, capsys):
+    printed = []
+    for dtype in (np.float32, np.float64):
+        np.save("x.npy", np.load("obs.npy").astype(dtype))
+        for scale in ("1", "255"):
+            assert capacity(folder | {"--observations": "x.npy", "--scale": scale}) == 0
+            printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[2] != printed[1]
+
+
+@pytest.mark.parametrize(("dtype", "hint"), [(np.uint8, True), (np.float32, False)])
+def test_a_step_that_fails_is_told_with_what_met_whom(folder, capsys, dtype, hint):
+    wrong = np.zeros((64, 4 if hint else 5), dtype)
+    np.save("x.npy", wrong)
+    said = refused(capsys, capacity(folder | {"--observations": "x.npy", "--scale": "1"}))
+    assert f"--network factory_of_networks:make failed on (16, {wrong.shape[1]})" in said
+    assert f"{np.dtype(dtype)} of --observations x.npy" in said
+    assert ("--scale 255" in said) == hint
+
+
+def test_the_checkpoints_of_a_run_are_measured_in_the_order_of_their_names(folder, capsys):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    for step in (20, 3):
+        path = Path("checkpoints") / f"step_{step:012d}"
+        path.mkdir(parents=True)
+        save_file(torch.load("run/step_1.pt"), path / "policy.safetensors")
+    assert capacity(folder | {"folder": "checkpoints"}, "--json") == 0
+    _, *rows = json.loads(capsys.readouterr().out)
+    assert [row["checkpoint"] for row in rows] == [
+        f"step_{step:012d}/policy.safetensors" for step in (3, 20)
+    ]
 
 
 def test_a_file_that_is_no_state_dict_is_named(folder, capsys):
