@@ -10,7 +10,7 @@ then every layer but the one that ran last is hidden.
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,11 +118,7 @@ class Record:
             calls.setdefault(call.name, []).append(call)
         hidden = self._layers.hidden(calls)
         if not hidden:
-            ran = ", ".join(map(repr, calls)) or "none"
-            raise ValueError(
-                f"no hidden layer was recorded; layers that ran: {ran}. An activation module must "
-                "follow a layer; otherwise name the function (activation=) or the layers (layers=)"
-            )
+            raise ValueError(f"no hidden layer was recorded; {self._layers.why_none(calls)}")
         return [_joined(calls[name], self._layers.activation) for name in hidden]
 
     @property
@@ -224,7 +220,8 @@ class Probe:
         calls: how often `measure` was called; set it to go on after a restart.
 
     Raises:
-        ValueError: a layer name that the module does not have, or an unknown activation.
+        ValueError: a layer name that the module does not have, no list of names or an empty one,
+            or an unknown activation.
     """
 
     def __init__(
@@ -351,12 +348,17 @@ class _Layers:
         cls, module: nn.Module, names: Sequence[str] | None, activation: str | None
     ) -> "_Layers":
         """Check the names of layers and activation against what there is."""
+        if isinstance(names, str):
+            raise ValueError(f"layers is {names!r}, must be a list of names: [{names!r}]")
+        chosen = None if names is None else tuple(names)
+        if chosen == ():
+            raise ValueError("layers is empty: name some, or give None for all hidden ones")
         submodules = dict(module.named_modules())
-        for name in names or ():
+        for name in chosen or ():
             _check_name(name, submodules)
         if activation is not None:
             check_activation(activation)
-        return cls(module, submodules, None if names is None else tuple(names), activation)
+        return cls(module, submodules, chosen, activation)
 
     def ends_wait(self, name: str) -> bool:
         """Whether an activation after this submodule belongs to no earlier layer."""
@@ -376,21 +378,37 @@ class _Layers:
             return list(calls)[:-1]
         return [name for name, made in calls.items() if made[0].features is not None]
 
+    def why_none(self, calls: Mapping[str, object]) -> str:
+        """Return what to do where no layer counts."""
+        if self.names is None and not any(map(self.is_recorded, self.submodules)):
+            kind = type(self.module).__name__
+            return f"{kind} has no Linear or convolution: name the layers (layers=)"
+        ran = ", ".join(map(repr, calls)) or "none"
+        return (
+            f"layers that ran: {ran}. An activation module must follow a layer; otherwise name the"
+            " function (activation=) or the layers (layers=)"
+        )
+
 
 def _check_name(name: str, submodules: dict[str, nn.Module]) -> None:
     if name in submodules:
         return
     weighted = [key for key, each in submodules.items() if isinstance(each, (nn.Linear, _ConvNd))]
-    nearest = difflib.get_close_matches(name, submodules, n=1, cutoff=0.0)
+    below = [key for key in submodules if key]
+    known = weighted or below
+    if not known:
+        raise ValueError(f"no layer {name!r}: {type(submodules['']).__name__} has no submodules")
+    nearest = difflib.get_close_matches(name, below or known, n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"no layer {name!r}: there are {', '.join(map(repr, weighted))}{hint}")
+    raise ValueError(f"no layer {name!r}: there are {', '.join(map(repr, known))}{hint}")
 
 
 def _is_activation(module: nn.Module) -> bool:
-    """Whether it is one of torch's activations, or says so (`units.activation_name`)."""
+    """Whether it is or extends an activation of torch, or says so (`units.activation_name`)."""
     if activation_name(module) is not None:
         return True
-    named = type(module).__module__ == "torch.nn.modules.activation"
+    sources = {kind.__module__ for kind in type(module).__mro__}
+    named = "torch.nn.modules.activation" in sources
     return named and not isinstance(module, _NOT_ACTIVATIONS)
 
 

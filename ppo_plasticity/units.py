@@ -118,10 +118,13 @@ def unit_rows(features: Tensor) -> Tensor:
 def activation_name(module: nn.Module) -> str | None:
     """Return the name under which the functions here know an activation module, or None.
 
-    A module of your own says it with an attribute `activation_name`, for example "relu".
+    A module of your own says it with an attribute `activation_name`, for example "relu"; where it
+    is derived from one of torch's, that one's name is known.
     """
     named = getattr(module, "activation_name", None)
-    return named if isinstance(named, str) else _MODULES.get(type(module))
+    if isinstance(named, str):
+        return named
+    return next((_MODULES[kind] for kind in type(module).__mro__ if kind in _MODULES), None)
 
 
 def check_activation(activation: str) -> str:

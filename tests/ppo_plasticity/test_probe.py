@@ -207,6 +207,15 @@ def test_an_activation_of_ones_own_says_which_it_is():
     assert [(layer.name, layer.activation) for layer in record.layers] == [("0", "relu")]
 
 
+@pytest.mark.parametrize(("parent", "name"), [(nn.ReLU, "relu"), (nn.Mish, None)])
+def test_what_extends_an_activation_of_torch_is_one(parent, name):
+    class Named(parent):
+        """Someone's own name for it."""
+
+    record = recorded(nn.Sequential(nn.Linear(3, 4), Named(), nn.Linear(4, 1)), torch.randn(5, 3))
+    assert [(layer.name, layer.activation) for layer in record.layers] == [("0", name)]
+
+
 def test_a_softmax_after_the_head_does_not_make_it_a_hidden_layer():
     module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Softmax(dim=1))
     assert [layer.name for layer in recorded(module, torch.randn(5, 3)).layers] == ["0"]
@@ -254,6 +263,26 @@ def test_an_unknown_layer_is_answered_with_those_there_are():
         match=r"no layer 'actor_men.2': there are .*'actor_mean.2'.*mean 'actor_mean.2'\?",
     ):
         Probe(CleanRLAgent(), ["actor_men.2"])
+
+
+@pytest.mark.parametrize(
+    ("module", "layers", "message"),
+    [
+        (mlp(), "2", r"^layers is '2', must be a list of names: \['2'\]$"),
+        (mlp(), [], "^layers is empty: name some, or give None for all hidden ones$"),
+        (nn.ReLU(), ["fc1"], "^no layer 'fc1': ReLU has no submodules$"),
+        (nn.Sequential(nn.GRU(3, 4)), ["1"], r"^no layer '1': there are '0'; did you mean '0'\?$"),
+        (nn.Linear(3, 4), ["fc1"], r"^no layer 'fc1': there are ''; did you mean ''\?$"),
+    ],
+)
+def test_layers_that_cannot_be_are_answered_with_one_line(module, layers, message):
+    with pytest.raises(ValueError, match=message):
+        Probe(module, layers)
+
+
+def test_a_module_without_weighted_layers_is_told_to_name_some():
+    with pytest.raises(ValueError, match="Sequential has no Linear or convolution: name the lay"):
+        Probe(nn.Sequential(nn.Flatten(), nn.ReLU())).measure(torch.randn(5, 3))
 
 
 def test_an_unknown_activation_is_answered_with_the_nearest():
