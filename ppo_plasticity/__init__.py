@@ -8,13 +8,38 @@ docs/metrics.md defines each one, docs/interventions.md what can be done about t
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the same names for type checkers
-    from ppo_plasticity.capacity import *  # noqa: F403
-    from ppo_plasticity.interventions import *  # noqa: F403
-    from ppo_plasticity.pfo import *  # noqa: F403
-    from ppo_plasticity.probe import *  # noqa: F403
-    from ppo_plasticity.ranks import *  # noqa: F403
-    from ppo_plasticity.trust_region import *  # noqa: F403
+if TYPE_CHECKING:  # the same names for type checkers, and no others: `ranks` is a module
+    from ppo_plasticity.capacity import (  # noqa: I001 (it would take a statement for each alias)
+        CapacityProbe as CapacityProbe,
+        capacity_loss as capacity_loss,
+    )
+    from ppo_plasticity.interventions import (
+        INTERVENTIONS as INTERVENTIONS,
+        Intervention as Intervention,
+        Interventions as Interventions,
+        ModuleHandle as ModuleHandle,
+        parse as parse,
+    )
+    from ppo_plasticity.pfo import pfo_keep as pfo_keep, pfo_loss as pfo_loss
+    from ppo_plasticity.probe import (
+        Probe as Probe,
+        Record as Record,
+        capture_preactivations as capture_preactivations,
+        feature_metrics as feature_metrics,
+    )
+    from ppo_plasticity.ranks import (
+        approximate_rank as approximate_rank,
+        effective_rank as effective_rank,
+        feature_rank as feature_rank,
+        matrix_rank as matrix_rank,
+        singular_values as singular_values,
+        srank as srank,
+    )
+    from ppo_plasticity.trust_region import (
+        ExcessRatio as ExcessRatio,
+        clipped_fraction as clipped_fraction,
+        ratio_statistics as ratio_statistics,
+    )
 
 _NAMES = {
     "capacity": ("CapacityProbe", "capacity_loss"),
