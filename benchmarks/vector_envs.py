@@ -96,7 +96,7 @@ def compare(env: str, num_envs: int, options: argparse.Namespace) -> dict[str, A
         "transitions_per_second": spreads,
         "auto": auto,
         "fastest": fastest,
-        "auto_is_fastest": medians[auto] >= TIE * medians[fastest],
+        "auto_is_fastest": bool(medians[auto] >= TIE * medians[fastest]),
     }
 
 
