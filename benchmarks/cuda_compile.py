@@ -1,4 +1,4 @@
-"""Compile the CUDA driver without a GPU: PTX through numba-cuda, registers and spills by ptxas.
+"""Compile the CUDA kernels without a GPU: PTX through numba-cuda, registers and spills by ptxas.
 
     pip install 'smacv2-suite[cuda]' nvidia-cuda-nvcc
     python benchmarks/cuda_compile.py --ptxas path/to/ptxas
@@ -12,14 +12,27 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba.cuda.dispatcher
 from numba import cuda, types
 
-from smacv2.engine.cuda import run_battles
+from smacv2.engine.cuda import play_battles, show_agents
 
 COMPUTE_CAPABILITY = (9, 0)
+
+TYPES = {
+    "commands": (types.int8, 1), "units": (types.int32, 3), "world": (types.int32, 2),
+    "sights": (types.int8, 3), "kinds": (types.int32, 2), "rules": (types.int32, 1),
+    "teams": (types.int32, 2), "points": (types.int32, 2), "spiral": (types.int32, 2),
+    "cone": (types.int32, 2), "pathing": (types.int8, 2), "actions": (types.int32, 2),
+    "obs": (types.float32, 3), "state": (types.float32, 2), "mask": (types.int8, 3),
+    "reward": (types.float32, 1), "terminated": (types.boolean, 1),
+    "truncated": (types.boolean, 1),
+}  # fmt: skip
+"""Type and number of axes of every array that a kernel takes, by the name of its parameter."""
 
 
 class NoDevice:
@@ -28,44 +41,43 @@ class NoDevice:
     compute_capability = COMPUTE_CAPABILITY
 
 
-def signature() -> types.Type:
-    """Return the kernel's argument types, in the order of ``run_battles``."""
-    int32, int8, float32, boolean = types.int32, types.int8, types.float32, types.boolean
-    shapes = [
-        (int8, 1), (int32, 3), (int32, 2), (int8, 3), (int32, 2), (int32, 1), (int32, 2),
-        (int32, 2), (int32, 2), (int32, 2), (int8, 2), (int32, 2), (float32, 3), (float32, 2),
-        (int8, 3), (float32, 1), (boolean, 1), (boolean, 1),
-    ]  # fmt: skip
-    return types.void(*(types.Array(dtype, ndim, "C") for dtype, ndim in shapes))
-
-
 def main() -> None:
-    """Compile, and print one line of JSON."""
+    """Compile both kernels, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ptxas", help="path of the assembler")
+    parser.add_argument("--keep", type=Path, help="folder for the PTX")
     args = parser.parse_args()
     numba.cuda.dispatcher.get_current_device = lambda: NoDevice
+    kernels = (play_battles, show_agents)
+    print(json.dumps({k.__name__: report(k, args.ptxas, args.keep) for k in kernels}))
+
+
+def report(kernel: Callable[..., Any], ptxas: str | None, keep: Path | None) -> dict[str, Any]:
+    """Compile one kernel; return seconds, sizes and what the assembler says."""
+    names = kernel.__code__.co_varnames[: kernel.__code__.co_argcount]
+    arguments = [types.Array(*TYPES[name], "C") if name in TYPES else types.int64 for name in names]
     start = time.perf_counter()
-    ptx, _ = cuda.compile_ptx(run_battles, signature(), cc=COMPUTE_CAPABILITY, device=False)
-    report = {
+    ptx, _ = cuda.compile_ptx(kernel, types.void(*arguments), cc=COMPUTE_CAPABILITY, device=False)
+    facts = {
         "ptx_seconds": round(time.perf_counter() - start, 1),
         "ptx_bytes": len(ptx),
+        "calls": len(re.findall(r"\bcall\b", ptx)),
         "fused_multiply_adds": len(re.findall(r"\bfma\.", ptx)),
     }
-    if args.ptxas:
-        report |= assemble(ptx, args.ptxas)
-    print(json.dumps(report))
+    if keep:
+        (keep / f"{kernel.__name__}.ptx").write_text(ptx)
+    return facts | (assemble(ptx, kernel.__name__, ptxas) if ptxas else {})
 
 
-def assemble(ptx: str, ptxas: str) -> dict[str, float]:
+def assemble(ptx: str, name: str, ptxas: str) -> dict[str, float]:
     """Return registers, spills and seconds as ptxas reports them for the kernel."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "run_battles.ptx"
+        source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)
         start = time.perf_counter()
         command = [ptxas, "-v", "-arch=sm_90", str(source), "-o", str(source.with_suffix(".cubin"))]
         log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    kernel = log[log.index("run_battles") :]
+    kernel = log[log.index(name) :]
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", kernel)
     registers = re.search(r"Used (\d+) registers", kernel)
     return {

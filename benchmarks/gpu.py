@@ -1,37 +1,60 @@
-"""The CUDA engine on a real GPU: does it equal the CPU, and how fast is it?
+"""The CUDA engine on a real GPU: does it equal the CPU, how fast is it, how fast could it be?
 
-    python benchmarks/gpu.py --out benchmarks/results/gpu.json
+    python benchmarks/gpu.py --out benchmarks/results/gpu_CARD.json
 
-Five sections, each of which survives the failure of the others: compile, equality (every scenario,
-byte for byte), speed (CUDA events, observations and masks included), torch (the same through torch
-tensors that share the engine's memory), smax (JaxMARL's SMAX, where it is installed). Without a GPU
-the equality section runs in Numba's simulator at toy size, if ``NUMBA_ENABLE_CUDASIM=1`` and
-``NUMBA_DISABLE_JIT=1`` are set.
+Sections, each of which survives the failure of the others: compile (seconds, registers, spills),
+ceilings (what the card moves and counts a second), speed (CUDA events, observation, state and mask
+included, beside the floor of bytes and operations), torch (through torch tensors that share the
+engine's memory, started plainly and as a CUDA graph), equality (every scenario against the CPU,
+byte for byte) and smax (JaxMARL's SMAX, where it is installed). About five minutes on one GPU.
+
+Without a GPU only the equality section runs, at toy size, in Numba's simulator.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+SIMULATED = not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"))
+if SIMULATED:
+    os.environ |= {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
 
-from smacv2.engine.backend import EngineBackend
-from smacv2.scenario import load_scenario
+import numpy as np  # noqa: E402  Numba reads the variables when it is imported
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-SPEED_SCENARIOS = ("terran_5_vs_5", "terran_10_vs_10", "terran_20_vs_20")
-SPEED_BATCHES = (1024, 4096, 16384, 65536)
-REPEATS = 5
-STEPS = 20
+from smacv2.engine.backend import EngineBackend  # noqa: E402
+from smacv2.engine.tables import TICKS_PER_STEP  # noqa: E402
+from smacv2.scenario import load_scenario  # noqa: E402
+
+Report = dict[str, Any]
+
 RACES = ("terran", "protoss", "zerg")
 SIZES = ("5_vs_5", "10_vs_10", "10_vs_11", "20_vs_20", "20_vs_23")
+SPEED_SCENARIOS = ("terran_5_vs_5", "terran_10_vs_10", "terran_20_vs_20")
+SPEED_BATCHES = (1024, 4096, 16384, 65536)
+TORCH_BATCH = 16384
+SMAX_BATCHES = (4096, 16384)
+REPEATS = 5
+STEPS = 20
+WARM_UP_STEPS = 30
+SMAX_STEPS = 100
+
+TURN_OPERATIONS = 150
+PAIR_OPERATIONS = 8
+ROW_OPERATIONS = 40
+"""Integer operations, counted by hand in the rules: a unit's turn in one tick, two units' bounding
+squares compared, one row of an observation written."""
+
+INTEGERS_PER_CLOCK = 64
+"""32-bit integer operations a multiprocessor of compute capability 9.0 finishes per clock."""
 
 
 def main() -> None:
@@ -39,112 +62,132 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
     args = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine()}
-    sections = {"compile": compile_kernel, "equality": equality}
+    sections: dict[str, Callable[[Report], Any]] = {"machine": machine}
     if not SIMULATED:
-        sections |= {"speed": speed, "torch": torch_speed, "smax": smax_speed}
+        sections |= {"compile": compile_kernels, "ceilings": ceilings}
+        sections |= {"speed": speed, "torch": torch_speed}
+    sections |= {"equality": equality}
+    if not SIMULATED:
+        sections |= {"smax": smax_speed}
+    report: Report = {}
     for name, section in sections.items():
-        start = time.perf_counter()
+        began = time.perf_counter()
         try:
-            report[name] = section()
+            report[name] = section(report)
         except Exception as error:  # a section must not take the others along
             report[name] = {"failed": repr(error), "trace": traceback.format_exc()[-1500:]}
-        print(
-            f"{name}: {time.perf_counter() - start:.0f} s: {str(report[name])[:2000]}", flush=True
-        )
+        print(f"{name}: {time.perf_counter() - began:.0f} s: {str(report[name])[:600]}", flush=True)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=1))
     print(table(report))
 
 
-def machine() -> dict[str, str]:
-    """Return what the figures were measured on."""
-    facts = {"python": platform.python_version(), "cpus": str(os.cpu_count())}
-    for name in ("numba", "numba_cuda", "torch", "numpy", "jax"):
+def machine(_: Report) -> Report:
+    """Return what the figures are measured on."""
+    facts: Report = {"python": platform.python_version(), "cpus": os.cpu_count()}
+    for name in ("numba", "numba-cuda", "numpy", "torch", "jax", "jaxmarl"):
         try:
-            facts[name] = __import__(name).__version__
-        except Exception as error:
-            facts[name] = type(error).__name__
-    if not SIMULATED:
-        from numba import cuda
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = None
+    if SIMULATED:
+        return facts | {"gpu": "none: Numba's simulator, toy size"}
+    import torch
 
-        facts["gpu"] = str(cuda.get_current_device().name)
-    return facts
-
-
-def start(scenario: str, num_envs: int, device: str) -> EngineBackend:
-    """Return a batch of battles, reset with seeds 0, 1, ..."""
-    loaded = load_scenario(scenario)
-    backend = EngineBackend(loaded, loaded.options, num_envs, device=device)
-    backend.reset(np.ones(num_envs, np.bool_), np.arange(num_envs, dtype=np.uint64))
-    return backend
+    card = torch.cuda.get_device_properties(0)
+    return facts | {"gpu": card.name, "multiprocessors": card.multi_processor_count}
 
 
-def compile_kernel() -> dict[str, Any]:
-    """Time the first reset (compiles), and report registers and local memory a thread."""
-    begin = time.perf_counter()
-    backend = start("terran_5_vs_5", 4 if SIMULATED else 64, "cuda")
-    seconds = time.perf_counter() - begin
-    report: dict[str, Any] = {"seconds": round(seconds, 1)}
-    if not SIMULATED:
-        kernel = backend.driver._kernel
-        for name in ("get_regs_per_thread", "get_local_mem_per_thread"):
-            report[name[4:]] = list(getattr(kernel, name)().values())
+# --- What the card could do ---
+
+
+def ceilings(_: Report) -> Report:
+    """Measure a copy in device memory; take the integer rate from the clock under load."""
+    import torch
+
+    source = torch.randint(0, 1 << 30, (1 << 29,), dtype=torch.int32, device="cuda")
+    target = torch.empty_like(source)
+    milliseconds = elapsed(lambda: target.copy_(source), 10)
+    clock_hz = torch.cuda.clock_rate() * 1e6
+    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+    return {
+        "bytes_per_second": 2 * source.nbytes / milliseconds * 1000,
+        "clock_hz": clock_hz,
+        "operations_per_second": multiprocessors * INTEGERS_PER_CLOCK * clock_hz,
+    }
+
+
+def elapsed(action: Callable[[], Any], repeats: int) -> float:
+    """Return the median milliseconds of an action on the device, after one that is not timed."""
+    action()
+    marks = [timed(action) for _ in range(repeats)]
+    return statistics.median(begin.elapsed_time(end) for begin, end in finished(marks))
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, Any]:
+    """Run an action between two events."""
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    action()
+    end.record()
+    return begin, end
+
+
+def finished(marks: list[Any]) -> list[Any]:
+    """Return the events once the device has passed them all."""
+    import torch
+
+    torch.cuda.synchronize()
+    return marks
+
+
+def floor(driver: Any, rules: np.ndarray) -> Report:
+    """Return the bytes a battle's step must move and the operations it must do.
+
+    Battles are read and written once, outputs written once, actions and masks' entries read once.
+    """
+    sizes = {n: array.size * array.dtype.itemsize for n, array in driver.arrays.items()}
+    num_agents, num_envs = driver.arrays["actions"].shape
+    num_units = driver.arrays["units"].shape[1]
+    twice = ("units", "world", "sights")
+    moved = sum(size * (2 if name in twice else 1) for name, size in sizes.items())
+    tick = num_units * TURN_OPERATIONS + num_units**2 * PAIR_OPERATIONS
+    rows = (num_agents + 1) * num_units
+    return {
+        "step_bytes": moved // num_envs + num_agents,
+        "step_operations": int(rules[TICKS_PER_STEP]) * tick + rows * ROW_OPERATIONS,
+    }
+
+
+# --- Speed ---
+
+
+def compile_kernels(_: Report) -> Report:
+    """Time the first reset, which compiles; report registers and local memory a thread."""
+    from smacv2.engine.cuda import kernel, play_battles, show_agents
+
+    began = time.perf_counter()
+    prepare("terran_5_vs_5", 64)
+    report: Report = {"seconds": round(time.perf_counter() - began, 1)}
+    for function in (play_battles, show_agents):
+        compiled = kernel(function)
+        report[function.__name__] = {
+            "registers": max(compiled.get_regs_per_thread().values()),
+            "local_bytes": max(compiled.get_local_mem_per_thread().values()),
+        }
     return report
 
 
-def equality() -> dict[str, Any]:
-    """Play the same battles on both devices; return the first difference of each scenario."""
-    num_envs, steps = (2, 10) if SIMULATED else (256, 200)
-    scenarios = [f"{race}_{size}" for size in SIZES for race in RACES]
-    differences = {
-        name: difference for name in scenarios if (difference := compare(name, num_envs, steps))
-    }
-    return {
-        "scenarios": len(scenarios),
-        "battles": num_envs,
-        "steps": steps,
-        "differences": differences,
-    }
-
-
-def compare(scenario: str, num_envs: int, steps: int) -> dict[str, Any] | None:
-    """Return the first difference between CPU and CUDA, or None."""
-    cpu, gpu = start(scenario, num_envs, "cpu"), start(scenario, num_envs, "cuda")
-    rng = np.random.default_rng(0)
-    for step in range(steps):
-        if difference := first_difference(cpu, gpu):
-            return {"step": step, **difference}
-        mask = cpu.outputs.action_mask
-        actions = (rng.random(mask.shape, np.float32) * mask).argmax(-1).astype(np.int32)
-        cpu.step(actions)
-        gpu.step(actions)
-    difference = first_difference(cpu, gpu)
-    return {"step": steps, **difference} if difference else None
-
-
-def first_difference(cpu: EngineBackend, gpu: EngineBackend) -> dict[str, Any] | None:
-    """Return field, index and both values of the first byte that differs."""
-    arrays = [(cpu.state, gpu.state, name) for name in ("units", "world", "sights")]
-    names = ("obs", "state", "action_mask", "reward", "terminated", "truncated")
-    arrays += [(cpu.outputs, gpu.outputs, name) for name in names]
-    for ours, theirs, name in arrays:
-        left, right = getattr(ours, name), getattr(theirs, name)
-        if left.tobytes() != right.tobytes():
-            index = tuple(int(i) for i in np.argwhere(left != right)[0])
-            return {
-                "field": name, "index": index, "cpu": str(left[index]), "cuda": str(right[index]),
-            }  # fmt: skip
-    return None
-
-
-def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], None]]:
-    """Return a driver whose battles live on the GPU only, and a function that draws actions."""
+def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], Any], np.ndarray]:
+    """Return a driver whose battles live on the GPU, a function that draws actions, the rules."""
     import torch
     from numba import cuda
 
     loaded = load_scenario(scenario)
-    driver = EngineBackend(loaded, loaded.options, num_envs, device="cuda").driver
+    backend = EngineBackend(loaded, loaded.options, num_envs, device="cuda")
+    driver = backend.driver
     world = np.zeros(driver.arrays["world"].shape, np.int32)
     world[0] = np.arange(num_envs)
     driver.arrays["world"].copy_to_device(world)
@@ -155,82 +198,188 @@ def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], None]]:
     def draw() -> None:
         actions.copy_((torch.rand(mask.shape, device="cuda") * mask).argmax(1))
 
-    for _ in range(30):
+    for _ in range(WARM_UP_STEPS):
         draw()
         driver.launch()
-    return driver, draw
+    return driver, draw, backend.tables.rules
 
 
-def speed() -> list[dict[str, Any]]:
-    """Time steps by CUDA events, actions drawn in between, untimed; medians of five."""
-    from numba import cuda
-
+def speed(report: Report) -> list[Report]:
+    """Time steps by CUDA events, fresh actions drawn in between; medians of five repeats."""
     rows = []
     for scenario in SPEED_SCENARIOS:
         for num_envs in SPEED_BATCHES:
-            driver, draw = prepare(scenario, num_envs)
-            begin, end = cuda.event(), cuda.event()
-            rates = []
-            for _ in range(REPEATS):
-                milliseconds = 0.0
-                for _ in range(STEPS):
-                    draw()
-                    begin.record()
-                    driver.launch()
-                    end.record()
-                    end.synchronize()
-                    milliseconds += cuda.event_elapsed_time(begin, end)
-                rates.append(STEPS * num_envs / milliseconds * 1000)
-            rows.append({"scenario": scenario, "num_envs": num_envs, **spread(rates)})
+            driver, draw, rules = prepare(scenario, num_envs)
+            whole = [step_milliseconds(driver, draw, driver.launch) for _ in range(REPEATS)]
+            # Playing without showing would be no step, so the parts are timed within whole steps.
+            play, show = parts(driver, draw)
+            row: Report = {"scenario": scenario, "num_envs": num_envs}
+            row |= spread([num_envs / milliseconds * 1000 for milliseconds in whole])
+            row |= {"step_milliseconds": round(statistics.median(whole), 4)}
+            row |= {"play_milliseconds": round(play, 4), "show_milliseconds": round(show, 4)}
+            rows.append(row | share(floor(driver, rules), report["ceilings"], row))
             driver.close()
     return rows
 
 
-def torch_speed() -> list[dict[str, Any]]:
-    """Time whole steps by the wall clock: masks read and actions written by torch, no copies."""
+def step_milliseconds(driver: Any, draw: Callable[[], Any], launch: Callable[[], Any]) -> float:
+    """Return the mean milliseconds of a step on the device, drawing left out."""
+    marks = []
+    for _ in range(STEPS):
+        draw()
+        marks.append(timed(launch))
+    return statistics.mean(begin.elapsed_time(end) for begin, end in finished(marks))
+
+
+def parts(driver: Any, draw: Callable[[], Any]) -> tuple[float, float]:
+    """Return the mean milliseconds of each of a step's two kernels."""
+    marks = []
+    for _ in range(STEPS):
+        draw()
+        marks.append((timed(driver.play), timed(driver.show)))
+    return tuple(  # type: ignore[return-value]
+        statistics.mean(pair[part][0].elapsed_time(pair[part][1]) for pair in finished(marks))
+        for part in range(2)
+    )
+
+
+def share(needs: Report, rates: Report, row: Report) -> Report:
+    """Return the floor of a batch's step in milliseconds, and its share of the time taken."""
+    per_second = {name: rates[f"{name}_per_second"] for name in ("bytes", "operations")}
+    floors = {
+        name: needs[f"step_{name}"] * row["num_envs"] / rate * 1000
+        for name, rate in per_second.items()
+    }
+    return {
+        **needs,
+        "floor_milliseconds": {name: round(value, 4) for name, value in floors.items()},
+        "share_of_floor": round(max(floors.values()) / row["step_milliseconds"], 4),
+    }
+
+
+def torch_speed(_: Report) -> list[Report]:
+    """Time whole steps by the wall clock: torch draws actions and reads observations in place."""
     import torch
 
     rows = []
     for scenario in SPEED_SCENARIOS:
-        driver, draw = prepare(scenario, 16384)
+        driver, draw, _ = prepare(scenario, TORCH_BATCH)
         obs = torch.as_tensor(driver.arrays["obs"], device="cuda")
-        rates = []
-        for _ in range(REPEATS):
-            torch.cuda.synchronize()
-            begin = time.perf_counter()
-            total = torch.zeros((), device="cuda")
-            for _ in range(STEPS):
-                draw()
-                driver.launch()
-                total += obs.sum()
-            torch.cuda.synchronize()
-            rates.append(STEPS * 16384 / (time.perf_counter() - begin))
-        rows.append({"scenario": scenario, "num_envs": 16384, **spread(rates)})
+        shares = obs.data_ptr() == driver.arrays["obs"].__cuda_array_interface__["data"][0]
+        for name, launch in {"launched": driver.launch, "graph": graph_of(driver)}.items():
+            rates = [wall_rate(draw, launch, obs) for _ in range(REPEATS)]
+            rows.append({
+                "scenario": scenario, "num_envs": TORCH_BATCH, "start": name,
+                "copies": not shares, "finite": bool(obs.isfinite().all()), **spread(rates),
+            })  # fmt: skip
         driver.close()
     return rows
 
 
-def smax_speed() -> list[dict[str, Any]]:
+def graph_of(driver: Any) -> Callable[[], Any]:
+    """Return a function that replays a step as one CUDA graph."""
+    import torch
+    from numba import cuda
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        driver.launch(stream=cuda.external_stream(torch.cuda.current_stream().cuda_stream))
+    return graph.replay
+
+
+def wall_rate(draw: Callable[[], Any], launch: Callable[[], Any], obs: Any) -> float:
+    """Return steps a second of draw, step, read the observations."""
+    import torch
+
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    total = torch.zeros((), device="cuda")
+    for _ in range(STEPS):
+        draw()
+        launch()
+        total += obs.sum()
+    torch.cuda.synchronize()
+    return STEPS * TORCH_BATCH / (time.perf_counter() - began)
+
+
+# --- Equality with the CPU ---
+
+
+def equality(_: Report) -> Report:
+    """Play the same battles on both devices; return the first difference of each scenario."""
+    num_envs, steps = (2, 3) if SIMULATED else (256, 200)
+    sizes = SIZES[:1] if SIMULATED else SIZES
+    scenarios = [f"{race}_{size}" for size in sizes for race in RACES]
+    found = {name: first_difference(name, num_envs, steps) for name in scenarios}
+    return {
+        "battles": num_envs,
+        "steps": steps,
+        "equal": [name for name, difference in found.items() if difference is None],
+        "differences": {name: d for name, d in found.items() if d is not None},
+    }
+
+
+def first_difference(scenario: str, num_envs: int, steps: int) -> Report | None:
+    """Return the first byte that differs between CPU and CUDA, or None."""
+    cpu, gpu = reset(scenario, num_envs, "cpu"), reset(scenario, num_envs, "cuda")
+    rng = np.random.default_rng(0)
+    for step in range(steps + 1):
+        if difference := compare(cpu, gpu):
+            return {"step": step, **difference}
+        mask = cpu.outputs.action_mask
+        actions = (rng.random(mask.shape, np.float32) * mask).argmax(-1).astype(np.int32)
+        cpu.step(actions)
+        gpu.step(actions)
+    return None
+
+
+def reset(scenario: str, num_envs: int, device: str) -> EngineBackend:
+    """Return a batch of battles, reset with seeds 0, 1, ..."""
+    loaded = load_scenario(scenario)
+    backend = EngineBackend(loaded, loaded.options, num_envs, device=device)
+    backend.reset(np.ones(num_envs, np.bool_), np.arange(num_envs, dtype=np.uint64))
+    return backend
+
+
+def compare(cpu: EngineBackend, gpu: EngineBackend) -> Report | None:
+    """Return field, index and both values of the first byte that differs."""
+    arrays = [(cpu.state, gpu.state, name) for name in ("units", "world", "sights")]
+    names = ("obs", "state", "action_mask", "reward", "terminated", "truncated")
+    arrays += [(cpu.outputs, gpu.outputs, name) for name in names]
+    for ours, theirs, name in arrays:
+        left, right = getattr(ours, name), getattr(theirs, name)
+        if left.tobytes() != right.tobytes():
+            index = tuple(int(i) for i in np.argwhere(left != right)[0])
+            values = {"cpu": str(left[index]), "cuda": str(right[index])}
+            return {"field": name, "index": index, **values}
+    return None
+
+
+# --- SMAX, for scale ---
+
+
+def smax_speed(_: Report) -> list[Report]:
     """Time JaxMARL's SMAX with random actions, jitted scans over vmapped environments."""
     import jax
     import jaxmarl
+    from jaxmarl.environments.smax import map_name_to_scenario
 
-    env = jaxmarl.make("HeuristicEnemySMAX", scenario=None, num_allies=10, num_enemies=10)
+    env = jaxmarl.make("HeuristicEnemySMAX", scenario=map_name_to_scenario("smacv2_10_units"))
     rows = []
-    for num_envs in (4096, 16384):
+    for num_envs in SMAX_BATCHES:
         run = jax.jit(lambda key, n=num_envs: scan_smax(jax, env, key, n))
         run(jax.random.PRNGKey(0)).block_until_ready()
         rates = []
-        for seed in range(REPEATS):
-            begin = time.perf_counter()
+        for seed in range(1, REPEATS + 1):
+            began = time.perf_counter()
             run(jax.random.PRNGKey(seed)).block_until_ready()
-            rates.append(100 * num_envs / (time.perf_counter() - begin))
+            rates.append(SMAX_STEPS * num_envs / (time.perf_counter() - began))
         rows.append({"scenario": "smacv2_10_units", "num_envs": num_envs, **spread(rates)})
     return rows
 
 
 def scan_smax(jax: Any, env: Any, key: Any, num_envs: int) -> Any:
-    """Play 100 steps of random actions in SMAX and return the summed rewards."""
+    """Play random actions in SMAX and return the summed rewards."""
     key, reset_key = jax.random.split(key)
     _, state = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
 
@@ -245,11 +394,14 @@ def scan_smax(jax: Any, env: Any, key: Any, num_envs: int) -> Any:
         _, carry, reward, _, _ = jax.vmap(env.step)(step_keys, carry, actions)
         return carry, reward[env.agents[0]].sum()
 
-    _, rewards = jax.lax.scan(step, state, jax.random.split(key, 100))
+    _, rewards = jax.lax.scan(step, state, jax.random.split(key, SMAX_STEPS))
     return rewards.sum()
 
 
-def spread(rates: list[float]) -> dict[str, float]:
+# --- Figures ---
+
+
+def spread(rates: list[float]) -> Report:
     """Return median, least and greatest rate, in environment steps a second."""
     return {
         "median": round(statistics.median(rates)),
@@ -258,16 +410,22 @@ def spread(rates: list[float]) -> dict[str, float]:
     }
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: Report) -> str:
     """Return the figures as a short text table."""
     lines = [f"machine {report['machine']}"]
     for section in ("speed", "torch", "smax"):
         rows = report.get(section, [])
         for row in rows if isinstance(rows, list) else []:
+            notes = [row.get("start", "")]
+            if "play_milliseconds" in row:
+                notes.append(
+                    f"play {row['play_milliseconds']} + show {row['show_milliseconds']} ms"
+                )
+                notes.append(f"{row['share_of_floor']:.1%} of the floor")
             lines.append(
                 f"{section:6} {row['scenario']:16} {row['num_envs']:6} "
-                f"{row['median'] / 1e6:8.2f} M steps/s  [{row['min'] / 1e6:.2f} .. "
-                f"{row['max'] / 1e6:.2f}]"
+                f"{row['median'] / 1e6:7.2f} M steps/s [{row['min'] / 1e6:.2f}, "
+                f"{row['max'] / 1e6:.2f}] {' '.join(notes)}"
             )
     lines.append(f"equality {report.get('equality')}")
     return "\n".join(lines)

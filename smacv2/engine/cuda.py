@@ -1,12 +1,14 @@
-"""The CUDA driver: the same rules as on the CPU, one thread a battle.
+"""The CUDA driver: two kernels a step, one that plays battles and one that shows them to agents.
 
 On the device every array has its battle axis last, so that neighbouring threads read neighbouring
 words; a rule still sees one battle, ``units[:, :, b]``. Rules are the functions that Numba compiled
 for the CPU; numba-cuda compiles them again as device functions.
 
-``NUMBA_ENABLE_CUDASIM=1`` (with ``NUMBA_DISABLE_JIT=1``) runs the kernel in Numba's simulator.
+``NUMBA_ENABLE_CUDASIM=1`` (with ``NUMBA_DISABLE_JIT=1``) runs the kernels in Numba's simulator.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,27 +18,117 @@ try:
 except ImportError as error:  # pragma: no cover - numba always ships a stub
     raise RuntimeError("device='cuda' needs the extra: pip install 'smacv2-suite[cuda]'") from error
 
-from smacv2.battle import OUTCOME, OUTCOME_TIMEOUT, OVER, BattleState
-from smacv2.engine.loop import LEAVE_COMMAND, RESET_COMMAND, STEP_COMMAND, run_battle
+from smacv2.battle import EPISODE, OUTCOME, OUTCOME_TIMEOUT, OVER, STEP, BattleState
+from smacv2.engine.compile import rule
+from smacv2.engine.loop import (
+    LEAVE_COMMAND,
+    RESET_COMMAND,
+    STEP_COMMAND,
+    kill_below_level,
+    play_tick,
+    show,
+)
+from smacv2.engine.observe import observe, write_state
+from smacv2.engine.orders import give_orders, write_mask_row
 from smacv2.engine.outputs import Outputs
-from smacv2.engine.tables import Tables
+from smacv2.engine.reward import decide, remember, scale_reward, set_reward_scale
+from smacv2.engine.spawn import spawn
+from smacv2.engine.tables import (
+    HAS_HEALTH_LEVEL,
+    NUM_AGENTS,
+    OBS_AS_STATE,
+    SHARE_SIGHTS,
+    START_TICKS,
+    TICKS_AFTER_KILL,
+    TICKS_PER_STEP,
+    Tables,
+)
 
-THREADS_PER_BLOCK = 64
+THREADS_PER_BLOCK = 128
+"""Most threads of a block."""
+
+BLOCKS_WANTED = 512
+"""Blocks over which small batches are spread: a few for each multiprocessor, and the fewer battles
+share a warp, the less they wait for each other's branches."""
 
 
-def run_battles(
+def play_battles(
     commands, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
-    actions, obs, state, mask, reward, terminated, truncated,
+    actions, mask, reward, terminated, truncated,
 ):  # fmt: skip
-    """Step or reset one battle a thread, each as its command says."""
+    """Step or reset one battle a thread, each as its command says, without observing it."""
     b = cuda.grid(1)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
-        reward[b] = run_battle(
+        reward[b] = play_battle(
             commands[b], units[:, :, b], world[:, b], sights[:, :, b], kinds, rules, teams, points,
-            spiral, cone, pathing, actions[:, b], obs[:, :, b], state[:, b], mask[:, :, b],
+            spiral, cone, pathing, actions[:, b], mask[:, :, b],
         )  # fmt: skip
         truncated[b] = world[OUTCOME, b] == OUTCOME_TIMEOUT
         terminated[b] = world[OVER, b] != 0 and not truncated[b]
+
+
+@rule
+def play_battle(
+    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing, actions, mask
+):
+    """Step one battle, or reset it if told to or if it is over; return the reward.
+
+    The same as ``play_step`` and ``start_episode``, but both come to one call of the game loop: a
+    second one would nearly double the kernel, and fetching its instructions is what limits it.
+    """
+    steps = command == STEP_COMMAND and world[OVER] == 0
+    if steps:
+        give_orders(unit, world, kinds, rules, cone, mask, actions)
+        ticks = rules[TICKS_PER_STEP]
+    else:
+        if command == STEP_COMMAND:
+            world[EPISODE] += 1
+        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
+        set_reward_scale(unit, world, kinds, rules)
+        ticks = rules[START_TICKS]
+    kill_at = ticks - rules[TICKS_AFTER_KILL] if steps and rules[HAS_HEALTH_LEVEL] else -1
+    for tick in range(ticks + 1):
+        if tick == kill_at:
+            kill_below_level(unit, world, kinds, rules)
+        if tick < ticks:
+            play_tick(unit, world, kinds, rules)
+    reward = 0.0
+    if steps:
+        world[STEP] += 1
+        reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
+    remember(unit)
+    return reward
+
+
+def show_agents(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
+    """Write one agent's mask and observation a thread; the last threads write the state."""
+    b, agent = cuda.grid(2)  # type: ignore[attr-defined]
+    if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
+        unit, masks = units[:, :, b], mask[:, :, b]
+        if agent < rules[NUM_AGENTS]:
+            write_mask_row(unit, kinds, rules, cone, pathing, masks, agent)
+            observe(
+                unit, world[:, b], sights[:, :, b], kinds, rules, cone, pathing, masks, agent,
+                obs[agent, :, b],
+            )  # fmt: skip
+        else:
+            write_state(unit, world[:, b], kinds, rules, cone, obs[:, :, b], state[:, b])
+
+
+def show_battles(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
+    """Write all that one battle a thread shows: where what agents see depends on other agents."""
+    b = cuda.grid(1)  # type: ignore[attr-defined]
+    if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
+        show(
+            units[:, :, b], world[:, b], sights[:, :, b], kinds, rules, cone, pathing,
+            obs[:, :, b], state[:, b], mask[:, :, b],
+        )  # fmt: skip
+
+
+@functools.cache
+def kernel(function: Callable[..., None]) -> Any:
+    """Return the compiled kernel: compiled once in a process, whatever the scenario."""
+    return cuda.jit(function)
 
 
 class CudaDriver:
@@ -58,7 +150,6 @@ class CudaDriver:
                 "device='cuda' needs an NVIDIA GPU with its driver and the extra: "
                 "pip install 'smacv2-suite[cuda]' (smacv2 doctor tells what is missing)"
             )
-        self._kernel = cuda.jit(run_battles)
         self._hosts = {
             "units": state.units, "world": state.world, "sights": state.sights,
             "obs": outputs.obs, "state": outputs.state, "action_mask": outputs.action_mask,
@@ -66,7 +157,10 @@ class CudaDriver:
             "truncated": outputs.truncated,
         }  # fmt: skip
         num_envs, num_agents = outputs.action_mask.shape[:2]
-        self._blocks = -(-num_envs // THREADS_PER_BLOCK)
+        self._num_envs = num_envs
+        # Agents that share what they see are observed in turn, as is a state made of observations.
+        self._in_turn = bool(tables.rules[SHARE_SIGHTS] or tables.rules[OBS_AS_STATE])
+        self._shown_apart = 1 if self._in_turn else num_agents + 1
         self._tables = tuple(
             cuda.to_device(table)
             for table in (
@@ -94,14 +188,38 @@ class CudaDriver:
         self.launch()
         self.download()
 
-    def launch(self, commands: Any = None) -> None:
-        """Start the kernel on what lies in ``arrays``; it runs asynchronously."""
+    def launch(self, commands: Any = None, stream: Any = 0) -> None:
+        """Start both kernels on what lies in ``arrays``; they run asynchronously.
+
+        Args:
+            commands: Device array ``(num_envs,)`` int8, what to do with each battle; None steps
+                all of them.
+            stream: Numba's stream, such as ``cuda.external_stream`` of one that is being captured
+                as a CUDA graph, which then starts both kernels at the price of one.
+        """
+        self.play(commands, stream)
+        self.show(commands, stream)
+
+    def play(self, commands: Any = None, stream: Any = 0) -> None:
+        """Start the kernel that plays the battles."""
         arrays = self.arrays
-        self._kernel[self._blocks, THREADS_PER_BLOCK](
+        threads = min(-(-self._num_envs // BLOCKS_WANTED), THREADS_PER_BLOCK)
+        kernel(play_battles)[-(-self._num_envs // threads), threads, stream](
             self._all_step if commands is None else commands,
             arrays["units"], arrays["world"], arrays["sights"], *self._tables, arrays["actions"],
-            arrays["obs"], arrays["state"], arrays["action_mask"], arrays["reward"],
-            arrays["terminated"], arrays["truncated"],
+            arrays["action_mask"], arrays["reward"], arrays["terminated"], arrays["truncated"],
+        )  # fmt: skip
+
+    def show(self, commands: Any = None, stream: Any = 0) -> None:
+        """Start the kernel that writes observations, state and masks."""
+        arrays = self.arrays
+        function = show_battles if self._in_turn else show_agents
+        kinds, rules, *_, cone, pathing = self._tables
+        blocks = (-(-self._num_envs // THREADS_PER_BLOCK), self._shown_apart)
+        kernel(function)[blocks, THREADS_PER_BLOCK, stream](
+            self._all_step if commands is None else commands,
+            arrays["units"], arrays["world"], arrays["sights"], kinds, rules, cone, pathing,
+            arrays["obs"], arrays["state"], arrays["action_mask"],
         )  # fmt: skip
 
     def upload(self) -> None:
@@ -110,7 +228,7 @@ class CudaDriver:
             self.arrays[name].copy_to_device(_battle_last(host))
 
     def download(self) -> None:
-        """Copy the device's battles to the host, waiting for the kernel."""
+        """Copy the device's battles to the host, waiting for the kernels."""
         for name, host in self._hosts.items():
             host[...] = np.moveaxis(self.arrays[name].copy_to_host(), -1, 0)
 

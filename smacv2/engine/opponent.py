@@ -166,9 +166,11 @@ def autocast_heal(unit, kinds, rules, i):
     best_health, best_full, best_distance = 0, 1, 0
     first, last = friends(unit, rules, i)
     for j in range(first, last):
-        if not wants_healing(unit, kinds, i, j) or healed_by_other(unit, kinds, rules, i, j):
+        if not wants_healing(unit, kinds, i, j):
             continue
         if not within(unit, i, j, kinds[kind, K_AUTOCAST_RANGE]):
+            continue
+        if healed_by_other(unit, kinds, rules, i, j):
             continue
         health = int(unit[HEALTH, j])
         full = int(kinds[unit[UNIT_TYPE, j], K_HEALTH])

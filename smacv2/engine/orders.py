@@ -64,16 +64,22 @@ def direction(action):
 def write_mask(unit, kinds, rules, cone, pathing, mask):
     """Fill ``mask`` ``(num_agents, num_actions)`` with 1 where an action is available."""
     for agent in range(rules[NUM_AGENTS]):
-        alive = unit[HEALTH, agent] > 0
-        mask[agent, NO_OP] = not alive
-        mask[agent, STOP] = alive
-        for action in range(NORTH, FIRST_LOOK):
-            mask[agent, action] = alive and can_move(unit, rules, pathing, agent, action)
-        for action in range(FIRST_LOOK, rules[FIRST_TARGET]):
-            mask[agent, action] = alive
-        for action in range(rules[FIRST_TARGET], rules[NUM_ACTIONS]):
-            slot = action - rules[FIRST_TARGET]
-            mask[agent, action] = alive and can_target(unit, kinds, rules, cone, agent, slot)
+        write_mask_row(unit, kinds, rules, cone, pathing, mask, agent)
+
+
+@rule
+def write_mask_row(unit, kinds, rules, cone, pathing, mask, agent):
+    """Fill one agent's row of the mask."""
+    alive = unit[HEALTH, agent] > 0
+    mask[agent, NO_OP] = not alive
+    mask[agent, STOP] = alive
+    for action in range(NORTH, FIRST_LOOK):
+        mask[agent, action] = alive and can_move(unit, rules, pathing, agent, action)
+    for action in range(FIRST_LOOK, rules[FIRST_TARGET]):
+        mask[agent, action] = alive
+    for action in range(rules[FIRST_TARGET], rules[NUM_ACTIONS]):
+        slot = action - rules[FIRST_TARGET]
+        mask[agent, action] = alive and can_target(unit, kinds, rules, cone, agent, slot)
 
 
 @inline_rule
