@@ -82,13 +82,15 @@ def ranks(
 
     Two actions, advantage +1 for the first in all states, weights from zero, SGD on one state after
     the other. Features are the rows of an orthonormal basis (num_states, rank), scaled to a mean
-    norm of 2; at rank `num_states` they are orthogonal. All ranks and seeds train side by side.
+    norm of 2; at rank `num_states` they are orthogonal. All ranks and seeds train side by side, in
+    float64: the clip's threshold amplifies rounding.
     """
-    features = torch.zeros(len(ranks), num_seeds, num_states, num_states)
+    features = torch.zeros(len(ranks), num_seeds, num_states, num_states, dtype=torch.float64)
     for position, rank in enumerate(ranks):
         for seed in range(num_seeds):
             generator = torch.Generator().manual_seed(seed)
-            basis = torch.linalg.qr(torch.randn(num_states, rank, generator=generator))[0]
+            drawn = torch.randn(num_states, rank, generator=generator)
+            basis = torch.linalg.qr(drawn.double())[0]
             features[position, seed, :, :rank] = basis * 2 / basis.norm(dim=1).mean()
     features = features.flatten(0, 1)  # (ranks * seeds, states, features)
     weights = features.new_zeros(len(features), 2, num_states)

@@ -1,7 +1,18 @@
 """Settings of the whole test suite."""
 
+import sys
+
 import hypothesis
+import pytest
 
 # A deadline would make tests fail for a busy machine; pytest-timeout stops those that hang.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def exact_small_numbers():
+    """Learners flush subnormal numbers in their process; give them back to the next test."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
