@@ -1,9 +1,13 @@
 """Settings of the whole test suite."""
 
+import os
 import sys
 
 import hypothesis
 import pytest
+
+# As `import baselines` does, but before any test's first product: a process has one setting.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # A deadline would make tests fail for a busy machine; pytest-timeout stops those that hang.
 hypothesis.settings.register_profile("suite", deadline=None)
