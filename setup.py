@@ -38,7 +38,7 @@ EXTRAS = {
 setup(
     name="smacv2-suite",
     version=VERSION,
-    description="SMACv2 on an embedded battle engine, with baselines",
+    description="SMACv2 on an embedded battle engine, baselines, and instruments of plasticity",
     author="The SMACv2 suite authors",
     license_expression="MIT",
     license_files=["LICENSE"],
