@@ -21,6 +21,7 @@ from baselines.config import CapacityConfig, PpoConfig, recorded_config
 from baselines.errors import UsageError
 from baselines.plasticity import NETWORKS, interventions_of
 from baselines.ppo_evaluate import ENVS_AT_MOST, Policy, load_policy
+from baselines.ppo_trainer import network_weights
 from baselines.records import read_record, run_folders
 from baselines.run import prepare_torch
 from ppo_plasticity.capacity import CapacityProbe, Fit, ProbeResult, squared_error
@@ -62,7 +63,7 @@ def measure_run(path: Path, config: CapacityConfig) -> dict[str, Any]:
     probes = {name: make_probe(config, trained, policy, states, name) for name in NETWORKS}
     steps, found = [], []
     for file, weights in zip(files, read_weights(files), strict=True):
-        load_into(policy, weights)
+        policy.agent.load_state_dict(network_weights(weights))
         steps.append(int(file.stem.removeprefix("step_")))
         found.append({name: one.measure(network_of(policy, name)) for name, one in probes.items()})
     return {
@@ -155,12 +156,6 @@ def make_probe(
 def network_of(policy: Policy, name: str) -> nn.Module:
     """Return actor or critic."""
     return getattr(policy.agent, name)
-
-
-def load_into(policy: Policy, weights: dict[str, Tensor]) -> None:
-    """Put a snapshot's weights into the policy's networks."""
-    own = {name: value for name, value in weights.items() if not name.startswith("preprocessor.")}
-    policy.agent.load_state_dict(own)
 
 
 def columns(results: list[list[ProbeResult]]) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from baselines.networks import gumbel_noise
 from ppo_plasticity.capacity import categorical_kl
 
 LOG_2PI = math.log(2 * math.pi)
@@ -32,9 +33,7 @@ class Categorical:
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Return Gumbel noise (*shape, num_actions)."""
-        noise = torch.empty(*shape, self.num_actions, device=generator.device)
-        tiny = torch.finfo(noise.dtype).tiny
-        return noise.exponential_(generator=generator).clamp_(min=tiny).log_().neg_()
+        return gumbel_noise((*shape, self.num_actions), generator)
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         """Return actions (..., 1) by the Gumbel-max trick."""

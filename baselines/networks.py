@@ -61,18 +61,14 @@ class Network(nn.Module):
 
     def change_layers(self, change: Callable[[nn.Sequential], nn.Sequential]) -> None:
         """Replace the feed-forward layers by what `change` makes of them, weights drawn anew."""
-        *trunk, reader = change(self.chain)
+        changed = change(self.chain)
+        initialise_orthogonal(changed, self.output_gain if self.gru is None else 1.0)
+        *trunk, reader = changed
         self.trunk = nn.Sequential(*trunk)
-        gains = [(layer, math.sqrt(2)) for layer in trunk if isinstance(layer, nn.Linear)]
         if self.gru is None:
             self.head = reader
-            gains.append((reader, self.output_gain))
         else:
             self.gru.input = reader
-            gains.append((reader, 1.0))
-        for layer, gain in gains:
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
 
     def initial_hidden(self, *batch: int) -> Tensor:
         """Return the hidden state at the start of an episode: zeros (*batch, memory_size)."""

@@ -13,7 +13,7 @@ from baselines.distributions import Distribution
 from baselines.errors import UsageError
 from baselines.networks import ActorCritic
 from baselines.plasticity import NETWORKS, interventions_of
-from baselines.ppo_trainer import FIRST_TRAINING_SEED, make_agent, space_of
+from baselines.ppo_trainer import FIRST_TRAINING_SEED, make_agent, network_weights, space_of
 from baselines.preprocess import Preprocessor
 from baselines.run import plain
 from baselines.vector_envs import VectorEnv, make_vector_env
@@ -69,9 +69,8 @@ def load_policy(
     distribution = space_of(config, env)
     hooks = {name: interventions_of(config, name) for name in NETWORKS}
     agent = make_agent(config, preprocessor.obs_shape, distribution, hooks)
-    own = {name: value for name, value in weights.items() if not name.startswith("preprocessor.")}
     try:
-        agent.load_state_dict(own)
+        agent.load_state_dict(network_weights(weights))
     except RuntimeError as error:
         raise UsageError(f"the policy does not fit {env.id}: its sizes differ") from error
     for name in ("mean", "variance"):

@@ -88,8 +88,9 @@ def after_batch(trainer: Trainer) -> None:
     if not trainer.changes("after_batch"):
         return
     for seed, hooks in enumerate(trainer.interventions):
+        rows = valid_rows(trainer, seed)
         for name in NETWORKS:
-            hooks[name].after_batch(trainer.handles[seed][name], valid_rows(trainer, seed))
+            hooks[name].after_batch(trainer.handles[seed][name], rows)
 
 
 def valid_rows(trainer: Trainer, seed: int) -> Tensor:

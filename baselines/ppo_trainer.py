@@ -338,3 +338,8 @@ def load_state(trainer: Trainer, seed: int, checkpoint: Checkpoint) -> None:
 def preprocessor_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the statistics that a policy needs beside its weights, under names of their own."""
     return {f"preprocessor.{name}": value for name, value in state.items() if name != "discounted"}
+
+
+def network_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's weights without what `preprocessor_weights` added."""
+    return {name: value for name, value in weights.items() if not name.startswith("preprocessor.")}

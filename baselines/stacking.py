@@ -91,11 +91,6 @@ class Stack:
         networks = [name for name, _ in agents[0].named_children()]
         self._plans = {network: self._plan(network) for network in networks}
 
-    @property
-    def num_seeds(self) -> int:
-        """Networks in the stack."""
-        return len(self.agents)
-
     def forward(self, network: str, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the sequential `network` of every seed on its inputs.
 
