@@ -16,59 +16,79 @@ class GruScan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gates: Tensor, hidden: Tensor, keep: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any,
+        gates: Tensor,
+        hidden: Tensor,
+        keep: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        sizes: list[int],
     ) -> Tensor:
         """Run the scan.
 
         Args:
             ctx: autograd's context.
-            gates: (num_steps, batch, 3 * hidden_size) input gates, bias included, ordered
-                reset, update, new.
-            hidden: (batch, hidden_size) hidden state before the first step.
-            keep: (num_steps, batch, 1) 1.0 to carry the hidden state into a step, 0.0 to zero it.
+            gates: (num_rows, 3 * hidden_size) input gates, bias included, ordered reset, update,
+                new. Rows stand by time; step t has `sizes[t]` of them.
+            hidden: (sizes[0], hidden_size) hidden state before the first step.
+            keep: (num_rows, 1) 1.0 to carry the hidden state into a step, 0.0 to zero it; None
+                carries it always.
             weight: (3 * hidden_size, hidden_size) recurrent weights.
             bias: (3 * hidden_size,) recurrent bias.
+            sizes: sequences at each step, never more than at the step before: the last ones end.
 
         Returns:
-            (num_steps, batch, hidden_size) hidden states after each step.
+            (num_rows, hidden_size) hidden states after each step.
         """
-        num_steps, batch, size = gates.shape[0], *hidden.shape
-        entering = gates.new_empty(num_steps, batch, size)
-        recurrent = gates.new_empty(num_steps, batch, 3 * size)  # becomes reset, update, new's part
-        new = gates.new_empty(num_steps, batch, size)
-        outputs = gates.new_empty(num_steps, batch, size)
+        num_rows, size = len(gates), hidden.shape[1]
+        entering = gates.new_empty(num_rows, size)
+        recurrent = gates.new_empty(num_rows, 3 * size)  # becomes reset, update, new's part
+        new = gates.new_empty(num_rows, size)
+        outputs = gates.new_empty(num_rows, size)
         both, reset, update, part = _gate_views(recurrent)
         steps = zip(
-            *(view.unbind(0) for view in (gates[..., : 2 * size], gates[..., 2 * size :], keep)),
-            *(view.unbind(0) for view in (entering, recurrent, both, reset, update, part)),
-            *(view.unbind(0) for view in (new, outputs)),
+            *(view.split(sizes) for view in (gates[:, : 2 * size], gates[:, 2 * size :])),
+            *(view.split(sizes) for view in (entering, recurrent, both, reset, update, part)),
+            *(view.split(sizes) for view in (new, outputs)),
+            keep.split(sizes) if keep is not None else [None] * len(sizes),
             strict=True,
         )
         transposed = weight.t()
-        for in_both, in_new, kept, h, product, gate, r, z, candidate, n, out in steps:
-            torch.mul(hidden, kept, out=h)
+        for in_both, in_new, h, product, gate, r, z, candidate, n, out, kept in steps:
+            if kept is None:
+                h.copy_(hidden[: len(h)])
+            else:
+                torch.mul(hidden[: len(h)], kept, out=h)
             torch.addmm(bias, h, transposed, out=product)
             gate.add_(in_both).sigmoid_()
             torch.addcmul(in_new, r, candidate, out=n).tanh_()
             hidden = torch.lerp(n, h, z, out=out)
-        ctx.save_for_backward(entering, recurrent, new, keep, weight)
+        ctx.save_for_backward(entering, recurrent, new, weight)
+        ctx.keep, ctx.sizes = keep, sizes
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of gates, hidden, (keep: none), weight and bias."""
-        entering, recurrent, new, keep, weight = ctx.saved_tensors
+        """Return the gradients of gates, hidden, (keep: none), weight, bias, (sizes: none)."""
+        entering, recurrent, new, weight = ctx.saved_tensors
+        keep, sizes = ctx.keep, ctx.sizes
         _, reset, update, part = _gate_views(recurrent)
         grads = torch.empty_like(recurrent)  # of the input gates
         grad_weight = torch.zeros_like(weight)
         grad_bias = weight.new_zeros(weight.shape[0])
-        d = entering.new_zeros(entering.shape[1:])  # d loss / d hidden state
-        scratch, grad_new = torch.empty_like(d), torch.empty_like(d)
-        views = (grad_outputs, keep, entering, reset, update, part, new, grads)
-        steps = list(
-            zip(*(view.unbind(0) for view in (*views, *_gate_views(grads)[1:])), strict=True)
+        whole = entering.new_zeros(sizes[0], entering.shape[1])  # d loss / d hidden state
+        scratches, grad_news = torch.empty_like(whole), torch.empty_like(whole)
+        views = (grad_outputs, entering, reset, update, part, new, grads, *_gate_views(grads)[1:])
+        steps = zip(
+            *(view.split(sizes) for view in views),
+            keep.split(sizes) if keep is not None else [None] * len(sizes),
+            strict=True,
         )
-        for grad_output, kept, h, r, z, candidate, n, row, row_r, row_z, row_n in reversed(steps):
+        for (
+            *(grad_output, h, r, z, candidate, n, row, row_r, row_z, row_n),
+            kept,
+        ) in reversed(list(steps)):
+            d, scratch, grad_new = (one[: len(h)] for one in (whole, scratches, grad_news))
             d.add_(grad_output)
             torch.sub(h, n, out=scratch).mul_(d)
             _sigmoid_backward(scratch, z, grad_input=row_z)
@@ -79,9 +99,11 @@ class GruScan(torch.autograd.Function):
             torch.mul(grad_new, r, out=row_n)  # the recurrent product sees the reset gate ...
             grad_weight.addmm_(row.t(), h)
             grad_bias.add_(row.sum(0))
-            d.mul_(z).addmm_(row, weight).mul_(kept)
+            d.mul_(z).addmm_(row, weight)
+            if kept is not None:
+                d.mul_(kept)
             row_n.copy_(grad_new)  # ... the input does not
-        return grads, d, None, grad_weight, grad_bias
+        return grads, whole, None, grad_weight, grad_bias, None
 
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -109,20 +131,32 @@ class Gru(nn.Module):
             nn.init.orthogonal_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, gates: Tensor, hidden: Tensor, keep: Tensor) -> Tensor:
+    def forward(
+        self, gates: Tensor, hidden: Tensor, keep: Tensor | None, sizes: list[int] | None = None
+    ) -> Tensor:
         """Scan over time.
 
         Args:
-            gates: (num_steps, batch, 3 * hidden_size) `self.input` of the inputs.
+            gates: (num_steps, batch, 3 * hidden_size) `self.input` of the inputs; with `sizes`
+                (num_rows, 3 * hidden_size), packed by time as `GruScan` says.
             hidden: (batch, hidden_size) hidden state before the first step.
-            keep: (num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering the step.
+            keep: (num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering the step;
+                None where it never is.
+            sizes: sequences at each step of a packed batch.
 
         Returns:
-            (num_steps, batch, hidden_size) hidden states after each step.
+            Hidden states after each step, shaped as `gates` but `hidden_size` wide.
         """
-        return GruScan.apply(gates, hidden, keep, self.recurrent.weight, self.recurrent.bias)
+        recurrent = self.recurrent
+        if sizes is not None:
+            return GruScan.apply(gates, hidden, keep, recurrent.weight, recurrent.bias, sizes)
+        num_steps, batch = gates.shape[:2]
+        flat = None if keep is None else keep.flatten(0, 1)
+        outputs = GruScan.apply(
+            gates.flatten(0, 1), hidden, flat, recurrent.weight, recurrent.bias, [batch] * num_steps
+        )
+        return outputs.view(num_steps, batch, -1)
 
     def step(self, gates: Tensor, hidden: Tensor) -> Tensor:
         """Advance one step: gates (batch, 3 * hidden_size), hidden (batch, hidden_size)."""
-        keep = gates.new_ones(1, len(gates), 1)
-        return self(gates.unsqueeze(0), hidden, keep)[0]
+        return self(gates, hidden, None, [len(gates)])

@@ -1,5 +1,6 @@
 """The GRU scan against PyTorch's own cell."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -45,15 +46,41 @@ def test_gru_scan_equals_a_cell_loop_with_resets_in_values_and_gradients():
     torch.testing.assert_close(gru.recurrent.bias.grad, cell.bias_hh.grad)
 
 
-def test_gru_scan_passes_gradcheck():
+@pytest.mark.parametrize("sizes", [[3, 3, 3, 3], [3, 3, 2, 1]])
+@pytest.mark.parametrize("resets", [True, False])
+def test_gru_scan_passes_gradcheck(sizes, resets):
     torch.manual_seed(0)
 
     def draw(*shape):
         return torch.randn(*shape, dtype=torch.double, requires_grad=True)
 
-    keep = (torch.rand(4, 3, 1) > 0.4).double()
-    arguments = (draw(4, 3, 6), draw(3, 2), keep, draw(6, 2), draw(6))
+    keep = (torch.rand(sum(sizes), 1) > 0.4).double() if resets else None
+    arguments = (draw(sum(sizes), 6), draw(3, 2), keep, draw(6, 2), draw(6), sizes)
     assert torch.autograd.gradcheck(GruScan.apply, arguments)
+
+
+def test_packed_sequences_equal_a_cell_loop_over_each_to_1e_5():
+    torch.manual_seed(0)
+    gru, lengths = Gru(5, 7), [6, 4, 4, 1]
+    cell = as_cell(gru)
+    episodes = [torch.randn(length, 5) for length in lengths]
+    sizes = [sum(length > step for length in lengths) for step in range(lengths[0])]
+    packed = torch.cat([torch.stack([e[t] for e in episodes if t < len(e)]) for t in range(6)])
+    weights = torch.randn(len(packed), 7)
+    outputs = gru(gru.input(packed), torch.zeros(4, 7), None, sizes)
+    gradient = torch.autograd.grad((outputs * weights).sum(), gru.recurrent.weight)[0]
+
+    expected = torch.empty_like(outputs)
+    starts = [sum(sizes[:step]) for step in range(6)]
+    for index, episode in enumerate(episodes):
+        hidden = torch.zeros(1, 7)
+        for step, row in enumerate(episode):
+            hidden = cell(row.unsqueeze(0), hidden)
+            expected[starts[step] + index] = hidden[0]
+    wanted = torch.autograd.grad((expected * weights).sum(), cell.weight_hh)[0]
+
+    torch.testing.assert_close(outputs, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_network_steps_equal_the_network_sequence():
