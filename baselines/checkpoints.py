@@ -4,9 +4,11 @@ step_000001234/
   policy.safetensors   weights; metadata says what they are
   trainer.pt           optimizer, random states, counters (loads with weights_only=True)
   env.safetensors      the environment's own checkpoint
-  manifest.json        size and SHA-256 of the three, written last
+  replay.bin           episodes to learn from, where the learner keeps some
+  manifest.json        size and SHA-256 of the others, written last
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -15,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -25,6 +27,14 @@ import torch
 from baselines.errors import UsageError
 
 FILES = ("policy.safetensors", "trainer.pt", "env.safetensors")
+REPLAY = "replay.bin"
+
+
+class Replay(Protocol):
+    """Experience of a checkpoint, written by a thread while training goes on."""
+
+    def write(self, file: BinaryIO) -> None:
+        """Write it all."""
 
 
 @dataclasses.dataclass
@@ -36,6 +46,8 @@ class Checkpoint:
     trainer: dict[str, Any]  # tensors, numbers, strings and containers of them
     env: dict[str, np.ndarray]
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    replay: Replay | None = None  # to be written
+    replay_path: Path | None = None  # where it lies, once read
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -48,7 +60,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     target = folder / f"step_{checkpoint.global_step:012d}"
     temporary = Path(tempfile.mkdtemp(prefix=".tmp_", dir=folder))
     _write_files(temporary, checkpoint)
-    files = {name: _describe(temporary / name) for name in FILES}
+    files = {path.name: _describe(path) for path in sorted(temporary.iterdir())}
     manifest = {"global_step": checkpoint.global_step, "files": files}
     write_json(temporary / "manifest.json", manifest)
     temporary.chmod(0o755)
@@ -97,31 +109,32 @@ def load(path: Path) -> Checkpoint:
         trainer=trainer,
         env=safetensors.numpy.load_file(path / "env.safetensors"),
         metadata=metadata or {},
+        replay_path=path / REPLAY if (path / REPLAY).exists() else None,
     )
 
 
-def load_latest(folder: Path, *, clean: bool) -> tuple[Checkpoint, Path]:
-    """Read the latest good checkpoint of `folder`; each damaged one is refused by name on stderr.
+def detached(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint that shares no memory with the learner, but for its replay."""
+    state = {"weights": checkpoint.weights, "trainer": checkpoint.trainer}
+    return dataclasses.replace(checkpoint, **copy.deepcopy(state))
 
-    Args:
-        folder: the checkpoints of a run.
-        clean: remove damaged checkpoints later than the one used, and what a killed writer left.
+
+def load_latest(folder: Path) -> tuple[Checkpoint, Path]:
+    """Read the latest good checkpoint of `folder`; each damaged one is refused by name on stderr.
 
     Raises:
         UsageError: there is no good checkpoint.
     """
-    refused = []
+    refused = 0
     for path in reversed(step_folders(folder)):
         try:
             checkpoint = load(path)
         except UsageError as error:
             print(f"refused checkpoint {error}", file=sys.stderr)
-            refused.append(path)
+            refused += 1
             continue
         if refused:
             print(f"using {path}", file=sys.stderr)
-        for damaged in [*refused, *folder.glob(".tmp_*")] if clean else []:
-            shutil.rmtree(damaged, ignore_errors=True)
         return checkpoint, path
     raise UsageError(f"{folder}: it holds no {'undamaged ' if refused else ''}checkpoint")
 
@@ -135,7 +148,7 @@ def verify(path: Path) -> None:
     """Raise `UsageError` unless every file has the size and SHA-256 of the manifest."""
     try:
         files = json.loads((path / "manifest.json").read_text())["files"]
-        wanted = {name: files[name] for name in FILES}
+        wanted = {name: files[name] for name in {*FILES, *files}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: manifest.json is missing or unreadable") from error
     for name, expectation in wanted.items():
@@ -166,8 +179,11 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     torch.save(trainer, folder / "trainer.pt")
     arrays = {name: np.array(value, order="C") for name, value in checkpoint.env.items()}
     safetensors.numpy.save_file(arrays, folder / "env.safetensors")
-    for name in FILES:
-        _sync(folder / name)
+    if checkpoint.replay is not None:
+        with (folder / REPLAY).open("wb") as file:
+            checkpoint.replay.write(file)
+    for path in folder.iterdir():
+        _sync(path)
 
 
 def _write_weights(path: Path, checkpoint: Checkpoint) -> None:

@@ -22,17 +22,21 @@ from baselines.config import (
     MappoConfig,
     PlasticityReportConfig,
     PpoConfig,
+    PqnConfig,
+    QmixConfig,
     QuickstartConfig,
     recorded_config,
 )
 from baselines.errors import UsageError, expected
-from baselines.profiles import profile_defaults
+from baselines.profiles import LEARNERS, profile_defaults
 from baselines.records import read_record, run_folders
 
 # name: (summary, config, module and function that take it and return the exit status)
 COMMANDS: dict[str, tuple[str, type, str]] = {
     "quickstart": ("train and evaluate in five minutes", QuickstartConfig, "quickstart:main"),
     "mappo": ("train MAPPO or IPPO", MappoConfig, "mappo:main"),
+    "qmix": ("train QMIX, VDN or IQL", QmixConfig, "qmix:main"),
+    "pqn": ("train PQN on summed values, without replay", PqnConfig, "pqn:main"),
     "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
     "plasticity": ("figures and early warnings of runs", PlasticityReportConfig, "report:main"),
     "capacity": ("capacity loss over a run's snapshots", CapacityConfig, "capacity:main"),
@@ -42,7 +46,6 @@ COMMANDS: dict[str, tuple[str, type, str]] = {
         "evaluate:main",
     ),
 }
-RESUMABLE = {"mappo": MappoConfig, "ppo": PpoConfig}
 # What may differ from the record when a run is resumed: nothing that changes its course.
 CHANGEABLE = {
     "total_steps",
@@ -93,9 +96,9 @@ def dispatch(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(expected("command", name, COMMANDS))
     _, config_class, target = COMMANDS[name]
-    default = profile_defaults(rest) if name == "ppo" else None
+    default = profile_defaults(name, rest) if name in LEARNERS else None
     config = parse(name, config_class, rest, default)
-    if name in RESUMABLE and config.resume:
+    if name in LEARNERS and config.resume:
         config = resumed_config(name, config_class, config.resume, rest)
     return load(target)(config)
 

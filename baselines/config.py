@@ -43,40 +43,94 @@ class PlasticityConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MappoConfig(PlasticityConfig):
-    """Train MAPPO (Yu et al. 2022), or IPPO with --critic-input obs."""
+class BattleConfig(PlasticityConfig):
+    """What every learner of battles has in common."""
 
     env: str = "smacv2/terran_5_vs_5"
     """Gymnasium id, with or without its version ("module:id" imports the module first)."""
     env_option: Options = ()
-    """Environment keyword such as obs_starcraft=false, value in TOML; repeat the flag for more."""
+    """Environment keyword such as obs_last_action=true, value in TOML; repeat the flag for more."""
+    open_loop: bool = False
+    """Let agents see the time and their index only: what can be won without looking."""
     total_steps: int = 10_000_000
-    """Environment steps to train for, summed over envs."""
+    """Environment steps to train for, summed over the envs of one seed."""
     seed: int = 1
     """Seed of everything: battles, weights, actions; 0 to 2**32 - 1."""
+    seeds: int = 1
+    """How many seeds (seed, seed + 1, ...) to train at once; each equals its lone run."""
     resume: str = ""
     """Run folder to continue from its last checkpoint; other flags then come from its record."""
 
     num_envs: int = 128
-    """Battles played at once."""
-    num_steps: int = 64
-    """Rollout length of each env in one iteration."""
-
+    """Battles played at once, for each seed."""
     network: Literal["gru", "mlp"] = "gru"
-    """Recurrent or feed-forward actor and critic."""
+    """Recurrent or feed-forward networks."""
+    encoder: Literal["mlp", "plain", "attention"] = "mlp"
+    """What reads observations: two normalised layers, PyMARL's single layer, or attention over
+    entities (docs/encoders.md)."""
     hidden_size: int = 64
     """Width of all hidden layers."""
-    critic_input: Literal["state", "obs"] = "state"
-    """What the critic sees: the global state (MAPPO) or each agent's observation (IPPO)."""
     agent_id: bool = False
     """Append the agent's one-hot index to its observation."""
 
     learning_rate: float = 1e-3
-    """Adam's step size for actor and critic."""
+    """Adam's step size."""
     anneal_lr: bool = True
     """Lower the learning rate linearly to zero over total_steps."""
     gamma: float = 0.99
     """Discount factor."""
+    max_grad_norm: float = 0.5
+    """Gradient norm limit."""
+    timeout_is_terminal: bool = False
+    """Treat the episode limit as the end of the world, as older code does; else bootstrap."""
+
+    device: str = "cpu"
+    """PyTorch device of networks and of what they learn from."""
+    num_threads: int = 0
+    """CPU threads for PyTorch; 0 means all cores this process may use."""
+    runs_dir: str = "runs"
+    """Folder that receives the run folder."""
+    checkpoint_minutes: float = 2.0
+    """Save a checkpoint when this many minutes have passed; 0 turns it off."""
+    checkpoint_steps: int = 0
+    """Save a checkpoint when this many env steps have passed; 0 turns it off."""
+    keep_checkpoints: int = 3
+    """How many of the latest checkpoints stay on disk."""
+
+    @property
+    def shows_agent_id(self) -> bool:
+        """Whether networks are told which agent they are."""
+        return self.agent_id or self.open_loop or self.encoder == "attention"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use, each with one line."""
+        check_seed(self.seed)
+        check_range("seeds", self.seeds, low=1, high=1024)
+        check_seed(self.seed + self.seeds - 1)
+        check_range("total_steps", self.total_steps, low=1)
+        if self.open_loop and self.encoder == "attention":
+            raise UsageError("--open-loop leaves no entities to see: use --encoder mlp or plain")
+        check_range("num_envs", self.num_envs, low=1, high=MAX_ENVS)
+        check_range("hidden_size", self.hidden_size, low=1, high=MAX_HIDDEN_SIZE)
+        check_range("keep_checkpoints", self.keep_checkpoints, low=1)
+        check_range("gamma", self.gamma, low=0.0, high=1.0)
+        for name in ("learning_rate", "max_grad_norm"):
+            check_range(name, getattr(self, name), low=0.0, exclusive=True)
+        for name in ("checkpoint_minutes", "checkpoint_steps", "num_threads"):
+            check_range(name, getattr(self, name), low=0)
+        check_plasticity(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class MappoConfig(BattleConfig):
+    """Train MAPPO (Yu et al. 2022), or IPPO with --critic-input obs."""
+
+    profile: Literal["batched", "smacv2_paper"] = "batched"
+    """Named set of defaults; flags given apart win over it."""
+    num_steps: int = 64
+    """Rollout length of each env in one iteration."""
+    critic_input: Literal["state", "obs"] = "state"
+    """What the critic sees: the global state (MAPPO) or each agent's observation (IPPO)."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation."""
     update_epochs: int = 4
@@ -89,8 +143,6 @@ class MappoConfig(PlasticityConfig):
     """Weight of the entropy bonus."""
     vf_coef: float = 1.0
     """Weight of the value loss."""
-    max_grad_norm: float = 0.5
-    """Gradient norm limit, for actor and critic separately."""
     clip_vloss: bool = True
     """Take the larger of the clipped and the plain value loss."""
     huber_delta: float = 10.0
@@ -101,39 +153,121 @@ class MappoConfig(PlasticityConfig):
     """Fold returns into the value statistics in each minibatch (else once an iteration)."""
     norm_adv: bool = True
     """Normalise advantages over the live entries of the whole batch."""
-    timeout_is_terminal: bool = False
-    """Treat the episode limit as the end of the world, as older code does; else bootstrap."""
-
-    device: str = "cpu"
-    """PyTorch device of networks and rollout buffer."""
-    num_threads: int = 0
-    """CPU threads for PyTorch; 0 means all cores this process may use."""
-    runs_dir: str = "runs"
-    """Folder that receives the run folder."""
-    checkpoint_minutes: float = 2.0
-    """Save a checkpoint when this many minutes have passed; 0 turns it off."""
-    checkpoint_steps: int = 0
-    """Save a checkpoint when this many env steps have passed; 0 turns it off."""
-    keep_checkpoints: int = 3
-    """How many of the latest checkpoints stay on disk."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use, each with one line."""
-        check_seed(self.seed)
-        for name in ("total_steps", "num_steps", "update_epochs"):
+        super().__post_init__()
+        for name in ("num_steps", "update_epochs"):
             check_range(name, getattr(self, name), low=1)
-        check_range("num_envs", self.num_envs, low=1, high=MAX_ENVS)
-        check_range("hidden_size", self.hidden_size, low=1, high=MAX_HIDDEN_SIZE)
         check_range("num_minibatches", self.num_minibatches, low=1, high=self.num_envs)
-        check_range("keep_checkpoints", self.keep_checkpoints, low=1)
-        for name in ("gamma", "gae_lambda"):
-            check_range(name, getattr(self, name), low=0.0, high=1.0)
-        for name in ("learning_rate", "clip_coef", "max_grad_norm", "huber_delta"):
+        check_range("gae_lambda", self.gae_lambda, low=0.0, high=1.0)
+        for name in ("clip_coef", "huber_delta"):
             check_range(name, getattr(self, name), low=0.0, exclusive=True)
-        for name in ("ent_coef", "vf_coef", "checkpoint_minutes", "checkpoint_steps"):
+        for name in ("ent_coef", "vf_coef"):
             check_range(name, getattr(self, name), low=0)
-        check_range("num_threads", self.num_threads, low=0)
-        check_plasticity(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueConfig(BattleConfig):
+    """What learners of action values have in common."""
+
+    pfo_network: Literal["agent"] = "agent"
+    """Networks PFO applies to: the one that all agents share."""
+    mixer: Literal["monotonic", "sum", "none"] = "monotonic"
+    """How the agents' values make the team's: a monotonic network of the state (QMIX), their sum
+    (VDN), or not at all: each agent learns from the team's reward alone (IQL)."""
+    mixer_size: int = 32
+    """Width of the monotonic mixer's hidden layer."""
+    hypernet_size: int = 64
+    """Width of the networks that make the monotonic mixer's weights from the state."""
+    last_action: bool = True
+    """Append the one-hot of the agent's last action to its observation."""
+    agent_id: bool = True
+    """Append the agent's one-hot index to its observation."""
+    reward_scale: float = 1.0
+    """Factor of the rewards that the learner sees."""
+    td_lambda: float = 0.4
+    """Lambda of the returns that values are drawn to: 0 one step, 1 the whole episode."""
+    epsilon_start: float = 1.0
+    """Share of random actions at the start."""
+    epsilon_end: float = 0.05
+    """Share of random actions from `epsilon_steps` on."""
+    epsilon_steps: int = 100_000
+    """Environment steps over which the share falls linearly."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use, each with one line."""
+        super().__post_init__()
+        for name in ("mixer_size", "hypernet_size"):
+            check_range(name, getattr(self, name), low=1, high=MAX_HIDDEN_SIZE)
+        for name in ("td_lambda", "epsilon_start", "epsilon_end"):
+            check_range(name, getattr(self, name), low=0.0, high=1.0)
+        check_range("reward_scale", self.reward_scale, low=0.0, exclusive=True)
+        check_range("epsilon_steps", self.epsilon_steps, low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class QmixConfig(ValueConfig):
+    """Train QMIX (Rashid et al. 2018), VDN with --mixer sum, or IQL with --mixer none."""
+
+    profile: Literal["batched", "smacv2_paper"] = "batched"
+    """Named set of defaults; flags given apart win over it."""
+    encoder: Literal["mlp", "plain", "attention"] = "plain"
+    """What reads observations: two normalised layers, PyMARL's single layer, or attention over
+    entities (docs/encoders.md)."""
+    max_grad_norm: float = 10.0
+    """Gradient norm limit, of agent network and mixer together."""
+    anneal_lr: bool = False
+    """Lower the learning rate linearly to zero over total_steps."""
+    double_q: bool = True
+    """Choose the next action by the learning network, value it by the target network."""
+    buffer_episodes: int = 5000
+    """Whole episodes that the replay holds."""
+    batch_episodes: int = 128
+    """Episodes in a gradient step, drawn without replacement; none is taken before so many."""
+    rollout_episodes: int = 0
+    """Episodes to finish in an iteration; 0: as many as there are envs."""
+    updates_per_rollout: int = 8
+    """Gradient steps in an iteration."""
+    target_update_episodes: int = 200
+    """Episodes after which the target network becomes a copy of the learning one."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use, each with one line."""
+        super().__post_init__()
+        for name in ("batch_episodes", "updates_per_rollout", "target_update_episodes"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("rollout_episodes", self.rollout_episodes, low=0)
+        check_range("buffer_episodes", self.buffer_episodes, low=self.batch_episodes)
+
+
+@dataclasses.dataclass(frozen=True)
+class PqnConfig(ValueConfig):
+    """Train PQN (Gallici et al. 2024) on summed values (PQN-VDN): no replay, no target network."""
+
+    profile: Literal["batched"] = "batched"
+    """Named set of defaults; flags given apart win over it."""
+    mixer: Literal["monotonic", "sum", "none"] = "sum"
+    """How the agents' values make the team's: a monotonic network of the state, their sum (VDN), or
+    not at all: each agent learns from the team's reward alone."""
+    td_lambda: float = 0.85
+    """Lambda of the returns over the rollout: 0 one step, 1 until its end."""
+    num_steps: int = 32
+    """Rollout length of each env in one iteration."""
+    memory_window: int = 4
+    """Steps before the rollout that are run again to warm the GRU, without a loss."""
+    update_epochs: int = 4
+    """Passes over each rollout."""
+    num_minibatches: int = 4
+    """Minibatches in a pass, each holding whole sequences of num_envs / num_minibatches envs."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use, each with one line."""
+        super().__post_init__()
+        for name in ("num_steps", "update_epochs"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("num_minibatches", self.num_minibatches, low=1, high=self.num_envs)
+        check_range("memory_window", self.memory_window, low=0)
 
 
 @dataclasses.dataclass(frozen=True)

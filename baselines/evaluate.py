@@ -25,7 +25,7 @@ from baselines.records import read_record, run_folders
 from baselines.rollout import Stream
 from baselines.run import plain, prepare_torch
 from baselines.stats import wilson_interval
-from baselines.vector_envs import make_env
+from baselines.vector_envs import make_battles
 
 # name: (what its record holds, module and function that evaluate: see `evaluate_battles`)
 ALGORITHMS = {
@@ -93,9 +93,10 @@ def evaluate_battles(
     num_envs = min(num_envs, battles)
     if num_envs > SEEDS_APART:
         raise UsageError(f"--num-envs {config.num_envs}: it must be at most {SEEDS_APART}")
+    trained = recorded_config(ALGORITHMS[record["algorithm"]][0], record["config"])
     module = importlib.import_module(f"baselines.{record['algorithm']}")
-    env = make_env(record["environment"]["id"], num_envs, record["config"]["env_option"])
-    agent = module.load_policy(record["config"], checkpoint, env, config.device)
+    env = make_battles(trained, num_envs)
+    agent = module.load_policy(trained, checkpoint, env, config.device)
     first_seed = smacv2.EVALUATION_SEED + config.seed * SEEDS_APART
     played = play(env, agent, dataclasses.replace(config, episodes=battles), first_seed)
     env.close()
@@ -118,7 +119,7 @@ def find(path: Path) -> tuple[Path, dict[str, Any], Checkpoint, Path]:
         names = ", ".join(run.name for run in runs)
         raise UsageError(f"{path}: a group of runs; name one of its folders: {names}")
     record = read_record(path)
-    return path, record, *checkpoints.load_latest(path / "checkpoints", clean=False)
+    return path, record, *checkpoints.load_latest(path / "checkpoints")
 
 
 def evaluator(run: Path, record: dict[str, Any]) -> Callable[..., dict[str, Any]]:

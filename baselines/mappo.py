@@ -5,7 +5,6 @@ With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/baselines.md li
 
 import dataclasses
 import math
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from baselines.advantages import gae
 from baselines.buffers import RolloutBuffer
 from baselines.checkpoints import Checkpoint
 from baselines.config import MappoConfig
-from baselines.console import Progress
 from baselines.errors import UsageError
 from baselines.mappo_instruments import (
     Before,
@@ -42,17 +40,9 @@ from baselines.plasticity import (
     interventions_of,
 )
 from baselines.rollout import Clock, Stream, collect, episode_metrics
-from baselines.run import (
-    Run,
-    StopRequest,
-    derive_seeds,
-    describe_environment,
-    exit_status,
-    prepare_torch,
-    random_states,
-    set_random_states,
-)
-from baselines.vector_envs import make_env
+from baselines.run import derive_seeds
+from baselines.training import finish, train_battles
+from baselines.vector_envs import make_battles
 from ppo_plasticity.interventions import Interventions
 
 LOSSES = (
@@ -70,8 +60,9 @@ LOSSES = (
 
 @dataclasses.dataclass
 class Trainer:
-    """All that changes while MAPPO trains."""
+    """All that changes while MAPPO trains: a `training.Learner`."""
 
+    config: MappoConfig
     env: Any
     agent: Agent
     optimizer: torch.optim.Optimizer
@@ -89,68 +80,32 @@ class Trainer:
         """Return whether any intervention does this (see `Intervention.changes`)."""
         return any(what in one.changes for one in self.interventions.values())
 
+    def iterate(self) -> dict[str, float]:
+        """Run one iteration: a rollout and an update; return its metrics."""
+        return iterate(self.config, self)
+
+    def save_state(self) -> Checkpoint:
+        """Return everything that `load_state` needs to go on bit for bit."""
+        return save_state(self)
+
+    def load_state(self, checkpoint: Checkpoint) -> None:
+        """Put back what `save_state` returned."""
+        load_state(self, checkpoint)
+
 
 def main(config: MappoConfig) -> int:
     """Train, and say how to evaluate the result; return the exit status."""
-    path, stopped = train(config)
-    if stopped is None:
-        print(f"evaluate with\n  baselines evaluate {path}")
-    return exit_status(stopped)
+    return finish(*train(config))
 
 
-def train(config: MappoConfig) -> tuple[Path, int | None]:
-    """Train, or continue the run `config.resume`.
-
-    Returns:
-        The run folder, and the signal that stopped the run (None when it is complete).
-
-    Raises:
-        UsageError: the config cannot be run here.
-    """
-    threads = prepare_torch(config.num_threads, config.device)
-    config = dataclasses.replace(config, num_threads=threads)
-    env = make_env(config.env, config.num_envs, config.env_option)
-    trainer, environment = make_trainer(config, env), describe_environment(env)
-    if config.resume:
-        run, checkpoint = Run.resume(Path(config.resume), config, environment)
-        load_state(trainer, checkpoint)
-    else:
-        run = Run.start("mappo", config, environment)
-        run.save(save_state(trainer))
-    progress = Progress(config.total_steps, trainer.global_step)
-    try:
-        with StopRequest() as stop:
-            loop(config, trainer, run, progress, stop)
-    finally:
-        progress.close()
-        run.close()
-        env.close()
-    return run.path, stop.signal
+def train(config: MappoConfig) -> tuple[list[Path], int | None]:
+    """Train, or continue the run or group `config.resume`; see `training.train_battles`."""
+    return train_battles("mappo", config, make_trainer)
 
 
-def loop(
-    config: MappoConfig, trainer: Trainer, run: Run, progress: Progress, stop: StopRequest
-) -> None:
-    """Iterate until total_steps, or until a signal asks to stop; the last state is saved."""
-    progress.say(f"run folder {run.path}")
-    saved = trainer.global_step
-    while trainer.global_step < config.total_steps and stop.signal is None:
-        metrics = iterate(config, trainer)
-        run.log(trainer.global_step, metrics)
-        progress.update(trainer.global_step, metrics)
-        if run.checkpoint_due(trainer.global_step):
-            run.save(save_state(trainer))
-            saved = trainer.global_step
-    if saved != trainer.global_step:
-        run.save(save_state(trainer))
-    if stop.signal is not None:
-        name = signal.Signals(stop.signal).name
-        progress.say(f"{name}: saved at step {trainer.global_step:,}; continue with")
-        progress.say(f"  baselines mappo --resume {run.path}")
-
-
-def make_trainer(config: MappoConfig, env: Any) -> Trainer:
+def make_trainer(config: MappoConfig) -> Trainer:
     """Build networks, optimizer and buffer, and reset the environment; all from the seed."""
+    env = make_battles(config)
     environment_seed, learner_seed = derive_seeds(config.seed)
     torch.manual_seed(learner_seed)
     interventions = {name: interventions_of(config, name) for name in NETWORKS}
@@ -167,6 +122,7 @@ def make_trainer(config: MappoConfig, env: Any) -> Trainer:
     obs, info = env.reset(seed=environment_seed)
     hidden = agent.actor.initial_hidden(config.num_envs, agent.num_agents)
     return Trainer(
+        config=config,
         env=env,
         agent=agent,
         optimizer=optimizer,
@@ -204,7 +160,7 @@ def make_agent(
         hidden_size=config.hidden_size,
         recurrent=config.network == "gru",
         critic_input=config.critic_input,
-        agent_id=config.agent_id,
+        agent_id=config.shows_agent_id,
         value_norm=config.value_norm,
     )
     for name, network in agent.networks.items():
@@ -224,7 +180,6 @@ def save_state(trainer: Trainer) -> Checkpoint:
             "generator": trainer.generator.get_state(),
             "stream": trainer.stream.state_dict(),
             "critic_hidden": trainer.critic_hidden.cpu(),
-            "random": random_states(),
             "iteration": trainer.iteration,
             "excess": trainer.instruments.excess.state_dict(),
             "interventions": {
@@ -247,7 +202,6 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.env.unwrapped.restore(checkpoint.env)
     trainer.stream.obs, trainer.stream.info = trainer.env.unwrapped.last()
     trainer.stream.load_state_dict(saved["stream"])
-    set_random_states(saved["random"])
     trainer.iteration = saved["iteration"]
     trainer.instruments.excess.load_state_dict(saved["excess"])
     for name, state in saved["interventions"].items():
@@ -500,13 +454,13 @@ def explained_variance(agent: Agent, buffer: RolloutBuffer, targets: Targets) ->
     return torch.where(variance > 0, explained, torch.zeros_like(explained))
 
 
-def load_policy(config: dict[str, Any], checkpoint: Checkpoint, env: Any, device: str) -> Agent:
+def load_policy(config: MappoConfig, checkpoint: Checkpoint, env: Any, device: str) -> Agent:
     """Build the agent of a checkpoint for `baselines evaluate`.
 
     Raises:
         UsageError: the environment has other sizes than the one it was trained on.
     """
-    agent = make_agent(MappoConfig(**config), env.unwrapped)
+    agent = make_agent(config, env.unwrapped)
     try:
         agent.load_state_dict(checkpoint.weights)
     except RuntimeError as error:

@@ -5,17 +5,15 @@ one. Tensors therefore begin with a seed axis, and losses are (seeds,). docs/bas
 profiles and each choice; docs/plasticity.md what is measured.
 """
 
-import dataclasses
-import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.checkpoints import Checkpoint
 from baselines.config import PpoConfig
-from baselines.console import Progress
 from baselines.distributions import LOG_RATIO_RANGE, Distribution
-from baselines.errors import TrainingError
 from baselines.plasticity import NETWORKS, has_pfo, pfo_mask, pfo_term
 from baselines.ppo_instruments import (
     Reference,
@@ -37,8 +35,9 @@ from baselines.ppo_rollout import (
 )
 from baselines.ppo_trainer import Trainer, make_trainer, network_blocks, save_state
 from baselines.rollout import Clock
-from baselines.run import RunGroup, StopRequest, exit_status, prepare_torch
+from baselines.run import RunGroup
 from baselines.stacking import clip_gradients, joint_norm
+from baselines.training import finish, prepare, train_group
 
 LOSSES = (
     "losses/policy_loss",
@@ -57,12 +56,7 @@ KL_COLUMN = LOSSES.index("losses/approx_kl")
 
 def main(config: PpoConfig) -> int:
     """Train, and say how to evaluate the result; return the exit status."""
-    paths, stopped = train(config)
-    if stopped is None:
-        print("evaluate with")
-        for path in paths:
-            print(f"  baselines evaluate {path}")
-    return exit_status(stopped)
+    return finish(*train(config))
 
 
 def train(config: PpoConfig) -> tuple[list[Path], int | None]:
@@ -74,54 +68,62 @@ def train(config: PpoConfig) -> tuple[list[Path], int | None]:
     Raises:
         UsageError: the config cannot be run here.
     """
-    threads = prepare_torch(config.num_threads, config.device)
-    config = dataclasses.replace(config, num_threads=threads)
+    config = prepare(config)
     checkpoints = RunGroup.common_checkpoints(Path(config.resume)) if config.resume else []
     trainer = make_trainer(config, checkpoints)
+    seeds = Seeds(trainer)
     environment = {"id": trainer.env.id, "fingerprint": trainer.env.fingerprint}
     if config.resume:
         runs = RunGroup.resume(Path(config.resume), config, environment, checkpoints)
     else:
         runs = RunGroup.start("ppo", config, environment)
         runs.save(save_state(trainer))
-    progress = Progress(config.total_steps * config.seeds, int(trainer.global_steps.sum()))
-    try:
-        with StopRequest() as stop:
-            loop(trainer, runs, progress, stop)
-    finally:
-        progress.close()
-        runs.close()
-        trainer.env.close()
-    return runs.paths, stop.signal
+    return runs.paths, train_group("ppo", config, seeds, runs)
+
+
+class Seeds:
+    """The stacked seeds of a trainer: a `training.Group`."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._snapshots = snapshot_iterations(trainer.config)
+
+    @property
+    def global_steps(self) -> np.ndarray:
+        """Environment steps that each seed has done."""
+        return self.trainer.global_steps
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.trainer.iteration
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done."""
+        return self.iteration >= num_iterations(self.trainer.config)
+
+    @property
+    def snapshot_due(self) -> bool:
+        """Whether weights are kept now."""
+        return self.iteration in self._snapshots
+
+    def iterate(self) -> list[dict[str, float]]:
+        """Collect and learn once."""
+        return iterate(self.trainer)
+
+    def save_state(self) -> list[Checkpoint]:
+        """Return each seed's checkpoint."""
+        return save_state(self.trainer)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.trainer.env.close()
 
 
 def num_iterations(config: PpoConfig) -> int:
     """Return how many rollouts a run makes."""
     return max(1, config.total_steps // (config.num_envs * config.num_steps))
-
-
-def loop(trainer: Trainer, runs: RunGroup, progress: Progress, stop: StopRequest) -> None:
-    """Iterate until the end, or until a signal asks to stop; the last state is saved."""
-    config = trainer.config
-    progress.say(f"run folder {runs.path}")
-    snapshots = snapshot_iterations(config)
-    saved = trainer.iteration
-    if trainer.iteration == 0 and 0 in snapshots:
-        runs.snapshot(save_state(trainer))
-    while trainer.iteration < num_iterations(config) and stop.signal is None:
-        metrics = iterate(trainer)
-        runs.log(trainer.global_steps, metrics)
-        progress.update(int(trainer.global_steps.sum()), _over_seeds(metrics))
-        check_finite(trainer, metrics, runs)
-        if trainer.iteration in snapshots:
-            runs.snapshot(save_state(trainer))
-        if runs.checkpoint_due(trainer.global_steps):
-            runs.save(save_state(trainer))
-            saved = trainer.iteration
-    if saved != trainer.iteration:
-        runs.save(save_state(trainer))
-    if stop.signal is not None:
-        progress.say(runs.how_to_continue("ppo", stop.signal))
 
 
 def snapshot_iterations(config: PpoConfig) -> set[int]:
@@ -130,29 +132,6 @@ def snapshot_iterations(config: PpoConfig) -> set[int]:
         round(part * num_iterations(config) / max(1, config.snapshots - 1))
         for part in range(config.snapshots)
     }
-
-
-def check_finite(trainer: Trainer, metrics: list[dict[str, float]], runs: RunGroup) -> None:
-    """Stop a run whose losses are no numbers any more.
-
-    Raises:
-        TrainingError: its one line names the seed, iteration, metric and last checkpoint.
-    """
-    for seed, values in enumerate(metrics):
-        broken = [name for name in LOSSES if not math.isfinite(values.get(name, 0.0))]
-        if broken:
-            raise TrainingError(
-                f"seed {trainer.config.seed + seed}: {broken[0]} is {values[broken[0]]}"
-                f" in iteration {trainer.iteration};"
-                f" the last good checkpoint is {runs.last_checkpoint(seed)}"
-            )
-
-
-def _over_seeds(metrics: list[dict[str, float]]) -> dict[str, float]:
-    """Return means over the seeds for the progress line; speeds add up."""
-    names = [name for name in metrics[0] if all(name in values for values in metrics)]
-    means = {name: sum(values[name] for values in metrics) / len(metrics) for name in names}
-    return means | {"charts/SPS": sum(values["charts/SPS"] for values in metrics)}
 
 
 def iterate(trainer: Trainer) -> list[dict[str, float]]:

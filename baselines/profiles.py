@@ -1,13 +1,14 @@
-"""Named sets of PPO's defaults: what each profile sets for each kind of environment.
+"""Named sets of defaults: what each profile sets for each learner (PPO: and kind of environment).
 
 A profile changes defaults only: any flag given apart wins. docs/baselines.md tells where each
 number comes from. It imports no PyTorch, so that `--help` stays quick.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from baselines.config import PpoConfig
+from baselines.config import MappoConfig, PpoConfig, PqnConfig, QmixConfig
 from baselines.errors import UsageError, expected
 
 ATARI, CONTINUOUS, OTHER = "atari", "continuous", "other"
@@ -111,6 +112,43 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+LEARNERS: dict[str, type] = {
+    "ppo": PpoConfig,
+    "mappo": MappoConfig,
+    "qmix": QmixConfig,
+    "pqn": PqnConfig,
+}
+
+# learner of battles: {profile: fields that it sets}; the classes' own defaults are "batched"
+BATTLE_PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+    "mappo": {
+        "batched": {},
+        "smacv2_paper": {  # benellis3/mappo, as the published curves were made
+            "num_envs": 8,
+            "num_steps": 64,
+            "agent_id": True,
+            "learning_rate": 5e-4,
+            "anneal_lr": False,
+            "gae_lambda": 0.99,
+            "update_epochs": 10,
+            "num_minibatches": 1,
+            "clip_coef": 0.1,
+            "ent_coef": 0.0,
+            "max_grad_norm": 10.0,
+            "clip_vloss": False,
+            "value_norm": False,
+        },
+    },
+    "qmix": {
+        "batched": {},
+        "smacv2_paper": {  # benellis3/pymarl2, as the published curves were made
+            "num_envs": 8,
+            "updates_per_rollout": 1,
+        },
+    },
+    "pqn": {"batched": {}},
+}
+
 
 def kind_of(env_id: str) -> str:
     """Return the kind of environment that an id names, which decides a profile's numbers."""
@@ -120,24 +158,27 @@ def kind_of(env_id: str) -> str:
     return CONTINUOUS if name.partition("-v")[0] in MUJOCO else OTHER
 
 
-def profile_defaults(arguments: Sequence[str]) -> PpoConfig:
-    """Return PPO's defaults for the `--profile` and `--env` among the arguments.
+def profile_defaults(command: str, arguments: Sequence[str]) -> Any:
+    """Return a learner's defaults for the `--profile` (PPO: and `--env`) among the arguments.
 
     Raises:
         UsageError: there is no such profile.
     """
-    profile = _flag(arguments, "profile", PpoConfig.profile)
+    config_class = LEARNERS[command]
+    profile = _flag(arguments, "profile", config_class.profile)
+    profiles = PROFILES if command == "ppo" else BATTLE_PROFILES[command]
+    if profile not in profiles:
+        raise UsageError(f"{command}: --profile {expected('profile', profile, profiles)}")
+    if command != "ppo":
+        return config_class(profile=profile, **profiles[profile])
     env_id = _flag(arguments, "env", PpoConfig.env)
-    if profile not in PROFILES:
-        raise UsageError(f"ppo: --profile {expected('profile', profile, PROFILES)}")
-    fields = PROFILES[profile][kind_of(env_id)]
-    return PpoConfig(env=env_id, profile=profile, **fields)  # type: ignore[arg-type]
+    return PpoConfig(env=env_id, profile=profile, **PROFILES[profile][kind_of(env_id)])
 
 
 def _flag(arguments: Sequence[str], name: str, default: str) -> str:
     """Return the last value given for a flag, as `--name value` or `--name=value`."""
     value = default
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in itertools.pairwise([*arguments, ""]):
         if argument == f"--{name}" and following:
             value = following
         elif argument.startswith(f"--{name}="):

@@ -7,7 +7,7 @@ from baselines.run import exit_status
 
 def main(config: QuickstartConfig) -> int:
     """Train MAPPO, evaluate it on held-out battles, say what to try next; return exit status."""
-    path, stopped = mappo.train(
+    (path,), stopped = mappo.train(
         MappoConfig(
             env=config.env,
             seed=config.seed,

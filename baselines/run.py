@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class Run:
         self._saved_step, self._saved_time = global_step, time.monotonic()
         drop_metrics_after(path / "metrics.jsonl", global_step)
         self._metrics = (path / "metrics.jsonl").open("a")
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
         self._writer = SummaryWriter(str(path), purge_step=global_step + 1 if global_step else None)
         if not global_step:
             self._writer.add_text("config", f"```json\n{json.dumps(record, indent=2)}\n```")
@@ -86,20 +89,14 @@ class Run:
 
     @classmethod
     def resume(
-        cls,
-        path: Path,
-        config: Any,
-        environment: dict[str, Any],
-        global_step: int | None = None,
-    ) -> tuple["Run", Checkpoint]:
-        """Open a run folder to go on from its last good checkpoint, which is returned too.
+        cls, path: Path, config: Any, environment: dict[str, Any], global_step: int
+    ) -> "Run":
+        """Open a run folder to go on from its checkpoint of `global_step`.
 
-        What was written after that checkpoint is dropped, snapshots included. With `global_step`,
-        later checkpoints are dropped too.
+        What was written after it is dropped: checkpoints, snapshots, metrics.
 
         Raises:
-            UsageError: it is no run folder, is in use, has no good checkpoint, or its engine was
-                another.
+            UsageError: it is no run folder, is in use, or its engine was another.
         """
         record = read_record(path)
         fingerprint = plain(environment["fingerprint"])
@@ -111,19 +108,12 @@ class Run:
                 " start a new run"
             )
         lock = lock_folder(path)
-        try:
-            if global_step is not None:
-                checkpoints.drop_after(path / "checkpoints", global_step)
-            checkpoint, _ = checkpoints.load_latest(path / "checkpoints", clean=True)
-            checkpoints.drop_after(path / "snapshots", checkpoint.global_step)
-        except UsageError:
-            os.close(lock)
-            raise
+        for name in ("checkpoints", "snapshots"):
+            checkpoints.drop_after(path / name, global_step)
         record["config"] = dataclasses.asdict(config)
-        resumed = {"global_step": checkpoint.global_step, **_circumstances()}
-        record["resumed"] = [*record["resumed"], resumed]
+        record["resumed"] = [*record["resumed"], {"global_step": global_step, **_circumstances()}]
         write_json(path / "config.json", record)
-        return cls(path, record, lock, checkpoint.global_step), checkpoint
+        return cls(path, record, lock, global_step)
 
     def log(self, global_step: int, metrics: dict[str, float]) -> None:
         """Write one iteration's scalars to metrics.jsonl and TensorBoard.
@@ -138,25 +128,50 @@ class Run:
             self._writer.add_scalar(name, value, global_step)
 
     def checkpoint_due(self, global_step: int) -> bool:
-        """Say whether the config's cadence asks for a checkpoint now."""
+        """Say whether the config's cadence asks for a checkpoint now; not while one is written."""
+        if self._writing is not None and not self._writing.done():
+            return False
         steps, minutes = self.config["checkpoint_steps"], self.config["checkpoint_minutes"]
         passed = (time.monotonic() - self._saved_time) / 60
         by_steps = steps > 0 and global_step // steps > self._saved_step // steps
         return by_steps or (minutes > 0 and passed >= minutes)
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint; all metrics up to it reach the disk first."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; all metrics up to it reach the disk first.
+
+        One with a replay is written by a thread meanwhile; an error in it is raised by the next
+        `save` or by `close`.
+        """
+        self._finish_writing()
         self._writer.flush()
         os.fsync(self._metrics.fileno())
         self._saved_step, self._saved_time = checkpoint.global_step, time.monotonic()
-        keep = self.config["keep_checkpoints"]
-        return checkpoints.save(self.path / "checkpoints", checkpoint, keep)
+        folder, keep = self.path / "checkpoints", self.config["keep_checkpoints"]
+        if checkpoint.replay is None:
+            checkpoints.save(folder, checkpoint, keep)
+        else:
+            checkpoint = checkpoints.detached(checkpoint)
+            self._writing = self._pool.submit(checkpoints.save, folder, checkpoint, keep)
+
+    def last_checkpoint(self) -> Path:
+        """Return the latest checkpoint folder."""
+        self._finish_writing()
+        return checkpoints.step_folders(self.path / "checkpoints")[-1]
 
     def close(self) -> None:
-        """Close the files."""
-        self._metrics.close()
-        self._writer.close()
-        os.close(self._lock)
+        """Wait for a checkpoint that is being written, and close the files."""
+        try:
+            self._finish_writing()
+        finally:
+            self._pool.shutdown()
+            self._metrics.close()
+            self._writer.close()
+            os.close(self._lock)
+
+    def _finish_writing(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
 
 class RunGroup:
@@ -181,29 +196,29 @@ class RunGroup:
             return cls(run.path, [run])
         seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
         path = new_run_folder(algorithm, config, environment["id"], seeds)
-        alone = [_alone(config, index) for index in range(config.seeds)]
-        return cls(path, [Run.start(algorithm, one, environment, path) for one in alone])
+        configs = [alone(config, index) for index in range(config.seeds)]
+        return cls(path, [Run.start(algorithm, one, environment, path) for one in configs])
 
     @classmethod
     def resume(
         cls, path: Path, config: Any, environment: dict[str, Any], found: Sequence[Checkpoint]
     ) -> "RunGroup":
-        """Open the folders to go on from what `common_checkpoints` found."""
+        """Open the folders to go on from `common_checkpoints` or `latest_checkpoints`."""
         runs = []
         for index, (folder, checkpoint) in enumerate(zip(run_folders(path), found, strict=True)):
-            alone, step = _alone(config, index), checkpoint.global_step
-            runs.append(Run.resume(folder, alone, environment, step)[0])
+            step = checkpoint.global_step
+            runs.append(Run.resume(folder, alone(config, index), environment, step))
         return cls(path, runs)
 
     @staticmethod
     def common_checkpoints(path: Path) -> list[Checkpoint]:
-        """Return each run's good checkpoint of the latest iteration that all of them have.
+        """Return each run's checkpoint of the latest iteration that all have: stacked seeds.
 
         Raises:
             UsageError: there is none.
         """
         stores = [folder / "checkpoints" for folder in run_folders(path)]
-        found = [checkpoints.load_latest(store, clean=False)[0] for store in stores]
+        found = [checkpoints.load_latest(store)[0] for store in stores]
         iteration = min(checkpoint.trainer["iteration"] for checkpoint in found)
         for index, store in enumerate(stores):  # a kill between two saves leaves some ahead
             earlier = reversed(checkpoints.step_folders(store))
@@ -214,19 +229,31 @@ class RunGroup:
                 found[index] = checkpoints.load(folder)
         return found
 
+    @staticmethod
+    def latest_checkpoints(path: Path) -> list[Checkpoint]:
+        """Return each run's last good checkpoint, for learners that know nothing of each other.
+
+        Raises:
+            UsageError: a run has none.
+        """
+        stores = [folder / "checkpoints" for folder in run_folders(path)]
+        return [checkpoints.load_latest(store)[0] for store in stores]
+
     @property
     def paths(self) -> list[Path]:
         """The run folders."""
         return [run.path for run in self.runs]
 
-    def log(self, global_steps: Sequence[int], metrics: Sequence[dict[str, float]]) -> None:
-        """Write one iteration's scalars of each run."""
+    def log(self, global_steps: Sequence[int], metrics: Sequence[dict[str, float] | None]) -> None:
+        """Write one iteration's scalars of each run; None: that run is finished."""
         for run, step, values in zip(self.runs, global_steps, metrics, strict=True):
-            run.log(int(step), values)
+            if values is not None:
+                run.log(int(step), values)
 
     def checkpoint_due(self, global_steps: Sequence[int]) -> bool:
-        """Say whether the first run's cadence asks for a checkpoint now."""
-        return self.runs[0].checkpoint_due(int(global_steps[0]))
+        """Say whether any run's cadence asks for a checkpoint now."""
+        pairs = zip(self.runs, global_steps, strict=True)
+        return any(run.checkpoint_due(int(step)) for run, step in pairs)
 
     def save(self, saved: Sequence[Checkpoint]) -> None:
         """Write each run's checkpoint."""
@@ -240,7 +267,7 @@ class RunGroup:
 
     def last_checkpoint(self, index: int) -> Path:
         """Return the latest checkpoint folder of one run."""
-        return checkpoints.step_folders(self.runs[index].path / "checkpoints")[-1]
+        return self.runs[index].last_checkpoint()
 
     def how_to_continue(self, command: str, number: int) -> str:
         """Return what to print when a signal has stopped the runs."""
@@ -253,7 +280,7 @@ class RunGroup:
             run.close()
 
 
-def _alone(config: Any, index: int) -> Any:
+def alone(config: Any, index: int) -> Any:
     """Return the config of one seed of several."""
     return dataclasses.replace(config, seed=config.seed + index, seeds=1)
 

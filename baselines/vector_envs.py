@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from baselines.config import PpoConfig
+from baselines.config import BattleConfig, PpoConfig
 from baselines.errors import UsageError, expected
 from baselines.profiles import ATARI, CONTINUOUS, kind_of
 
@@ -53,6 +53,20 @@ def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> Any:
             f"{name} is not a multi-agent battle: it has no {' and no '.join(lacking)}"
         )
     return env
+
+
+OPEN_LOOP = ("obs_starcraft=false", "obs_timestep_number=true")  # agents see the time only
+
+
+def make_battles(config: BattleConfig, num_envs: int | None = None) -> Any:
+    """Make the environment of a learner of battles, see `make_env`.
+
+    Args:
+        config: says which, with what options.
+        num_envs: battles in it; default the config's.
+    """
+    options = (*config.env_option, *(OPEN_LOOP if config.open_loop else ()))
+    return make_env(config.env, num_envs or config.num_envs, options)
 
 
 @dataclasses.dataclass

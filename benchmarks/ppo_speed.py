@@ -211,9 +211,10 @@ def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
     from baselines import ppo
     from baselines.profiles import profile_defaults
     from baselines.run import RunGroup, prepare_torch
+    from baselines.training import check_losses
 
     config = dataclasses.replace(
-        profile_defaults(["--env", variant.env, "--profile", variant.profile]),
+        profile_defaults("ppo", ["--env", variant.env, "--profile", variant.profile]),
         source=variant.source,
         seeds=variant.seeds,
         probe=variant.probe,
@@ -222,13 +223,14 @@ def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
     )
     prepare_torch(config.num_threads, config.device)
     trainer = ppo.make_trainer(config)
+    seeds = ppo.Seeds(trainer)
     runs = RunGroup.start("ppo", config, {"id": trainer.env.id, "source": trainer.env.source})
 
     def iterate() -> dict[str, float]:
         before = trainer.global_steps.sum()
         metrics = ppo.iterate(trainer)
         runs.log(trainer.global_steps, metrics)
-        ppo.check_finite(trainer, metrics, runs)
+        check_losses(seeds, metrics, runs)
         seconds = {part: metrics[0][f"time/{part}_seconds"] for part in PARTS}
         return seconds | {"steps": int(trainer.global_steps.sum() - before)}
 

@@ -77,7 +77,7 @@ def read_options() -> argparse.Namespace:
 
 def compare(env: str, num_envs: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the rates of every source on a task, and whether `auto` picks the fastest."""
-    base = dataclasses.replace(profile_defaults(["--env", env]), num_envs=num_envs)
+    base = dataclasses.replace(profile_defaults("ppo", ["--env", env]), num_envs=num_envs)
     players = {source: Player(base, source) for source in sources(env)}
     rates: dict[str, list[float]] = {source: [] for source in players}
     for number in range(options.rounds + 1):

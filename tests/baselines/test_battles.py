@@ -20,7 +20,7 @@ def test_a_run_on_battles_resumes_bit_for_bit_and_can_be_evaluated(tmp_path):
         hidden_size=16,
         num_threads=1,
     )
-    path, _ = mappo.train(config)
+    (path,), _ = mappo.train(config)
     folders = checkpoints.step_folders(path / "checkpoints")
     whole = checkpoints.load(folders[-1])
     for folder in folders[-2:]:

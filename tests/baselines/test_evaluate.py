@@ -17,7 +17,7 @@ from baselines.stats import wilson_interval
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    path, _ = mappo.train(
+    (path,), _ = mappo.train(
         MappoConfig(
             env=TOY,
             runs_dir=str(tmp_path_factory.mktemp("runs")),

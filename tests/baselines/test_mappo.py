@@ -13,7 +13,6 @@ from baselines.minibatches import select
 from baselines.networks import Agent, gumbel_noise, masked_log_probs
 from baselines.normalise import ValueNorm
 from baselines.rollout import Clock, collect
-from baselines.vector_envs import make_env
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
 CRITICS = pytest.mark.parametrize("critic_input", ["state", "obs"])
@@ -26,8 +25,8 @@ def small(**changes):
 
 def rollout(config, seed=0):
     """Return a trainer with its second rollout, and the actor's hidden state before it."""
-    env = make_env(config.env, config.num_envs, config.env_option)
-    trainer = mappo.make_trainer(dataclasses.replace(config, seed=seed), env)
+    trainer = mappo.make_trainer(dataclasses.replace(config, seed=seed))
+    env = trainer.env
     agent = trainer.agent
     # A head with gain 0.01 hides mistakes: make the policy and the values depend on the inputs.
     torch.nn.init.orthogonal_(agent.actor.head.weight, 1.0)
@@ -120,8 +119,7 @@ def test_reset_rows_change_nothing(network):
 def test_reset_rows_are_not_counted():
     trainer, _ = rollout(small())
     before = int(trainer.buffer.valid[:-1].sum())
-    env = make_env(TOY, 6)
-    trainer = mappo.make_trainer(small(), env)
+    trainer = mappo.make_trainer(small())
     mappo.iterate(small(), trainer)
     assert trainer.global_step == int(trainer.buffer.valid[:-1].sum()) < 6 * 20
     assert before < 6 * 20
@@ -228,8 +226,7 @@ def test_the_toy_game_is_solved(network, critic_input, options, steps):
         num_minibatches=2,
         total_steps=steps,
     )
-    env = make_env(config.env, config.num_envs, config.env_option)
-    trainer = mappo.make_trainer(config, env)
+    trainer = mappo.make_trainer(config)
     first = mappo.iterate(config, trainer)
     while trainer.global_step < steps:
         last = mappo.iterate(config, trainer)
@@ -245,7 +242,7 @@ def test_a_rollout_of_reset_rows_alone_changes_no_weight(value_norm_per_minibatc
         env_option=("episode_limit=1",),
         value_norm_per_minibatch=value_norm_per_minibatch,
     )
-    trainer = mappo.make_trainer(config, make_env(config.env, 1, config.env_option))
+    trainer = mappo.make_trainer(config)
     assert "losses/policy_loss" in mappo.iterate(config, trainer)
     before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
     metrics = mappo.iterate(config, trainer)

@@ -16,7 +16,6 @@ from baselines.ppo_instruments import after_batch
 from baselines.ppo_rollout import collect, make_batch, select
 from baselines.ppo_trainer import make_trainer
 from baselines.rollout import Clock
-from baselines.vector_envs import make_env
 from ppo_plasticity.interventions import INTERVENTIONS
 
 PFO = ppo.LOSSES.index("losses/pfo")
@@ -89,7 +88,7 @@ class Mappo:
     def __init__(self, **changes):
         fields = {"env": TOY, "num_envs": 6, "num_threads": 1, "network": "mlp", **SIZES}
         self.config = MappoConfig(**fields | changes)
-        self.trainer = mappo.make_trainer(self.config, make_env(TOY, self.config.num_envs))
+        self.trainer = mappo.make_trainer(self.config)
 
     def iterate(self):
         return mappo.iterate(self.config, self.trainer)

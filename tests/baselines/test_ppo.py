@@ -358,7 +358,7 @@ RUNS = {
     "shared_trunk": {"shared_trunk": True, "step_trunk_twice": True},
     "hopper": {"env": "Hopper-v5", "source": "gymnasium"},
     "hopper_paper": {
-        **profile_defaults(["--profile", "paper"]).__dict__,
+        **profile_defaults("ppo", ["--profile", "paper"]).__dict__,
         **{"num_steps": 48, "num_minibatches": 3, "update_epochs": 2, "probe": 2, "snapshots": 0},
     },
     "pixels": {
@@ -496,7 +496,7 @@ def returns(trainer, last):
 
 
 def test_cartpole_is_solved():
-    config = profile_defaults(["--profile", "fast", "--env", "CartPole-v1"])
+    config = profile_defaults("ppo", ["--profile", "fast", "--env", "CartPole-v1"])
     trainer = make_trainer(dataclasses.replace(config, total_steps=50_000))
     assert returns(trainer, last=10) >= 475
 
@@ -526,7 +526,11 @@ def test_atari_runs_as_in_the_paper(tmp_path, game, num_actions):
     pytest.importorskip("ale_py")
     flags = ["--profile", "paper", "--env", f"ALE/{game}-v5"]
     config = dataclasses.replace(
-        profile_defaults(flags), total_steps=2048, probe=1, snapshots=2, runs_dir=str(tmp_path)
+        profile_defaults("ppo", flags),
+        total_steps=2048,
+        probe=1,
+        snapshots=2,
+        runs_dir=str(tmp_path),
     )
     (path,), _ = ppo.train(config)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

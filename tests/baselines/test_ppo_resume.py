@@ -41,7 +41,7 @@ def steps(run):
 
 
 def iteration(run):
-    checkpoint, _ = checkpoints.load_latest(run / "checkpoints", clean=False)
+    checkpoint, _ = checkpoints.load_latest(run / "checkpoints")
     return checkpoint.trainer["iteration"]
 
 

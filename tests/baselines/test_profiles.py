@@ -16,7 +16,7 @@ EACH = pytest.mark.parametrize(
 
 def config(*arguments):
     """Return what `baselines ppo` would run with these flags."""
-    return parse("ppo", COMMANDS["ppo"][1], arguments, profile_defaults(arguments))
+    return parse("ppo", COMMANDS["ppo"][1], arguments, profile_defaults("ppo", arguments))
 
 
 @EACH
@@ -115,4 +115,4 @@ def test_the_fixed_papers_profile_differs_in_what_was_wrong_alone():
 
 def test_an_unknown_profile_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown profile 'papper'. Did you mean 'paper'\?"):
-        profile_defaults(["--profile", "papper"])
+        profile_defaults("ppo", ["--profile", "papper"])

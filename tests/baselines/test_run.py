@@ -97,7 +97,7 @@ def cut(path, source):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return the folder of an uninterrupted run with all its checkpoints."""
-    path, stopped = mappo.train(config(tmp_path_factory.mktemp("runs"), keep_checkpoints=99))
+    (path,), stopped = mappo.train(config(tmp_path_factory.mktemp("runs"), keep_checkpoints=99))
     assert stopped is None
     return path
 
@@ -130,9 +130,9 @@ def test_metrics_have_the_documented_names(finished):
 
 
 def test_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp_path):
-    again, _ = mappo.train(config(tmp_path))
+    (again,), _ = mappo.train(config(tmp_path))
     assert_same_run(finished, again)
-    other, _ = mappo.train(config(tmp_path, seed=2))
+    (other,), _ = mappo.train(config(tmp_path, seed=2))
     assert final(other)[1] != final(again)[1]
 
 
@@ -182,7 +182,7 @@ def test_no_good_checkpoint_is_an_error_that_names_the_folder(finished, tmp_path
 
 
 def test_checkpoints_are_pruned_and_hold_plain_data_only(finished, tmp_path):
-    path, _ = mappo.train(config(tmp_path, keep_checkpoints=2))
+    (path,), _ = mappo.train(config(tmp_path, keep_checkpoints=2))
     folders = checkpoints.step_folders(path / "checkpoints")
     assert len(folders) == 2
     assert not list((path / "checkpoints").glob(".tmp*"))

@@ -1,0 +1,260 @@
+"""The life of a training command: start or go on, iterate, log, save, stop."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from baselines.checkpoints import Checkpoint
+from baselines.config import BattleConfig
+from baselines.console import Progress
+from baselines.errors import TrainingError
+from baselines.run import (
+    RunGroup,
+    StopRequest,
+    alone,
+    describe_environment,
+    exit_status,
+    prepare_torch,
+    random_states,
+    set_random_states,
+)
+
+EXPLODED = 1e9  # no loss of a learner that learns is as large
+Metrics = dict[str, float]
+
+
+class Learner(Protocol):
+    """One seed of a learner of battles: all that changes while it trains."""
+
+    env: Any
+    global_step: int
+    iteration: int
+
+    def iterate(self) -> Metrics:
+        """Collect and learn once; return what is logged."""
+
+    def save_state(self) -> Checkpoint:
+        """Return everything that `load_state` needs to go on bit for bit."""
+
+    def load_state(self, checkpoint: Checkpoint) -> None:
+        """Put back what `save_state` returned."""
+
+
+class Group(Protocol):
+    """The seeds that train at once, in the order of their numbers."""
+
+    global_steps: Sequence[int]
+    iteration: int
+    finished: bool
+    snapshot_due: bool
+
+    def iterate(self) -> Sequence[Metrics | None]:
+        """Collect and learn once with each seed; None for one that is finished."""
+
+    def save_state(self) -> list[Checkpoint]:
+        """Return each seed's checkpoint."""
+
+    def close(self) -> None:
+        """Close the environments."""
+
+
+class Learners:
+    """A `Group` of learners that know nothing of each other and take turns.
+
+    Each sees the global random numbers that it would see alone. Nothing is batched over seeds: the
+    rows that count differ from seed to seed, and no arithmetic may depend on the others.
+
+    Args:
+        make: a lone seed's config to its learner.
+        config: of all seeds.
+    """
+
+    snapshot_due = False
+
+    def __init__(self, make: Callable[[Any], Learner], config: BattleConfig) -> None:
+        self.total_steps = config.total_steps
+        self.learners: list[Learner] = []
+        self._states: list[dict[str, Any]] = []
+        for index in range(config.seeds):
+            self.learners.append(make(alone(config, index)))
+            self._states.append(random_states())
+
+    @property
+    def global_steps(self) -> list[int]:
+        """Environment steps that each seed has done."""
+        return [learner.global_step for learner in self.learners]
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that the seed that trained longest has done."""
+        return max(learner.iteration for learner in self.learners)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all seeds have done their steps."""
+        return min(self.global_steps) >= self.total_steps
+
+    def iterate(self) -> list[Metrics | None]:
+        """Let each seed that is not finished collect and learn once."""
+        metrics: list[Metrics | None] = []
+        for index, learner in enumerate(self.learners):
+            with self._turn(index):
+                done = learner.global_step >= self.total_steps
+                metrics.append(None if done else learner.iterate())
+        return metrics
+
+    def save_state(self) -> list[Checkpoint]:
+        """Return each seed's checkpoint, its global random numbers included."""
+        saved = []
+        for index, learner in enumerate(self.learners):
+            with self._turn(index):
+                checkpoint = learner.save_state()
+                checkpoint.trainer["random"] = random_states()
+                saved.append(checkpoint)
+        return saved
+
+    def load_state(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Put back what `save_state` returned."""
+        for index, checkpoint in enumerate(checkpoints):
+            with self._turn(index):
+                self.learners[index].load_state(checkpoint)
+                set_random_states(checkpoint.trainer["random"])
+
+    def close(self) -> None:
+        """Close the environments."""
+        for learner in self.learners:
+            learner.env.close()
+
+    @contextlib.contextmanager
+    def _turn(self, index: int) -> Iterator[None]:
+        if len(self.learners) == 1:
+            yield
+            return
+        set_random_states(self._states[index])
+        yield
+        self._states[index] = random_states()
+
+
+def train_battles(
+    command: str, config: BattleConfig, make: Callable[[Any], Learner]
+) -> tuple[list[Path], int | None]:
+    """Train a learner of battles, or continue the run or group of runs `config.resume`.
+
+    Args:
+        command: its name.
+        config: its settings.
+        make: a lone seed's config to its learner.
+
+    Returns:
+        The run folders, one a seed, and the signal that stopped them (None when complete).
+
+    Raises:
+        UsageError: the config cannot be run here.
+    """
+    config = prepare(config)
+    found = RunGroup.latest_checkpoints(Path(config.resume)) if config.resume else []
+    group = Learners(make, config)
+    environment = describe_environment(group.learners[0].env)
+    if found:
+        runs = RunGroup.resume(Path(config.resume), config, environment, found)
+        group.load_state(found)
+    else:
+        runs = RunGroup.start(command, config, environment)
+        runs.save(group.save_state())
+    return runs.paths, train_group(command, config, group, runs)
+
+
+def prepare(config: Any) -> Any:
+    """Set PyTorch up; return the config with the number of threads that it means."""
+    threads = prepare_torch(config.num_threads, config.device)
+    return dataclasses.replace(config, num_threads=threads)
+
+
+def train_group(command: str, config: Any, group: Group, runs: RunGroup) -> int | None:
+    """Train a group whose first state is saved; return the signal that stopped it, if any."""
+    progress = Progress(config.total_steps * config.seeds, sum(map(int, group.global_steps)))
+    try:
+        with StopRequest() as stop:
+            loop(group, runs, progress, stop)
+        if stop.signal is not None:
+            progress.say(runs.how_to_continue(command, stop.signal))
+    finally:
+        progress.close()
+        runs.close()
+        group.close()
+    return stop.signal
+
+
+def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) -> None:
+    """Iterate until the end, or until a signal asks to stop; the last state is saved."""
+    progress.say(f"run folder {runs.path}")
+    saved = group.iteration
+    if group.iteration == 0 and group.snapshot_due:
+        runs.snapshot(group.save_state())
+    while not group.finished and stop.signal is None:
+        metrics = group.iterate()
+        runs.log(group.global_steps, metrics)
+        progress.update(sum(map(int, group.global_steps)), over_seeds(metrics))
+        check_losses(group, metrics, runs)
+        if group.snapshot_due:
+            runs.snapshot(group.save_state())
+        if runs.checkpoint_due(group.global_steps):
+            save(group, runs)
+            saved = group.iteration
+    if saved != group.iteration:
+        save(group, runs)
+
+
+def save(group: Group, runs: RunGroup) -> None:
+    """Save each seed's state.
+
+    Raises:
+        TrainingError: a weight is no number; nothing is saved.
+    """
+    saved = group.save_state()
+    for index, checkpoint in enumerate(saved):
+        for name, value in checkpoint.weights.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise _broken(group, runs, index, f"weight {name} is not finite")
+    runs.save(saved)
+
+
+def check_losses(group: Group, metrics: Sequence[Metrics | None], runs: RunGroup) -> None:
+    """Stop a run whose losses are no numbers any more, or explode.
+
+    Raises:
+        TrainingError: its one line names seed, iteration, metric and the last good checkpoint.
+    """
+    for index, values in enumerate(metrics):
+        for name, value in (values or {}).items():
+            if name.startswith("losses/") and not (math.isfinite(value) and value < EXPLODED):
+                raise _broken(group, runs, index, f"{name} is {value:g}")
+
+
+def _broken(group: Group, runs: RunGroup, index: int, what: str) -> TrainingError:
+    return TrainingError(
+        f"seed {runs.runs[index].config['seed']}: {what} in iteration {group.iteration};"
+        f" the last good checkpoint is {runs.last_checkpoint(index)}"
+    )
+
+
+def over_seeds(metrics: Sequence[Metrics | None]) -> Metrics:
+    """Return means over the seeds for the progress line; speeds add up."""
+    present = [values for values in metrics if values is not None]
+    names = [name for name in present[0] if all(name in values for values in present)]
+    means = {name: sum(values[name] for values in present) / len(present) for name in names}
+    return means | {"charts/SPS": sum(values["charts/SPS"] for values in present)}
+
+
+def finish(paths: Sequence[Path], stopped: int | None) -> int:
+    """Say how to evaluate complete runs; return the command's exit status."""
+    if stopped is None:
+        print("evaluate with")
+        for path in paths:
+            print(f"  baselines evaluate {path}")
+    return exit_status(stopped)
