@@ -58,7 +58,11 @@ setup(
         "smacv2.maps",
     ],
     package_dir={"smacv2.maps": "maps"},
-    package_data={"": ["py.typed"], "smacv2.maps": ["*.toml", "*/*.toml"]},
+    package_data={
+        "": ["py.typed"],
+        "baselines": ["data/*.json"],
+        "smacv2.maps": ["*.toml", "*/*.toml"],
+    },
     install_requires=[
         "gymnasium>=1.4",
         "numba>=0.61",
