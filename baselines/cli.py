@@ -21,6 +21,7 @@ from baselines.config import (
     EvaluateConfig,
     MappoConfig,
     PlasticityReportConfig,
+    PlotConfig,
     PpoConfig,
     PqnConfig,
     QmixConfig,
@@ -38,6 +39,7 @@ COMMANDS: dict[str, tuple[str, type, str]] = {
     "qmix": ("train QMIX, VDN or IQL", QmixConfig, "qmix:main"),
     "pqn": ("train PQN on summed values, without replay", PqnConfig, "pqn:main"),
     "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
+    "plot": ("learning curves of runs, by steps and by wall-clock", PlotConfig, "plot:main"),
     "plasticity": ("figures and early warnings of runs", PlasticityReportConfig, "report:main"),
     "capacity": ("capacity loss over a run's snapshots", CapacityConfig, "capacity:main"),
     "evaluate": (

@@ -415,7 +415,7 @@ class PlasticityReportConfig:
     """Draw the figures of "No Representation, No Trust" from runs, and list early warnings."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Run folders, or folders of several seeds' runs."""
+    """Run folders, or folders of runs."""
     out: str = "plasticity_report"
     """Folder that receives index.html, which needs nothing else, and each figure as SVG and PNG."""
 
@@ -423,6 +423,34 @@ class PlasticityReportConfig:
         """Refuse a report on nothing."""
         if not self.runs:
             raise UsageError("name at least one run folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotConfig:
+    """Draw learning curves of runs by environment steps and by wall-clock; print how they end."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
+    """Run folders, or folders of runs."""
+    metric: str = "charts/win_rate"
+    """What to draw: any name in metrics.jsonl."""
+    statistic: Literal["mean", "iqm"] = "mean"
+    """Of the runs of a group: their mean, or their interquartile mean."""
+    bin_steps: int = 0
+    """Steps over which a point of a curve averages; 0: a round number that gives at most 50."""
+    label: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SETTING")
+    ] = ()
+    """Name groups by this setting, such as profile (else by all that differ); repeat for more."""
+    published: bool = False
+    """Draw the published curves of the scenarios too, which are of real StarCraft II."""
+    out: str = "learning_curves"
+    """Files to write, less .svg, .png and .json; or a folder for them."""
+
+    def __post_init__(self) -> None:
+        """Refuse a plot of nothing."""
+        if not self.runs:
+            raise UsageError("name at least one run folder")
+        check_range("bin_steps", self.bin_steps, low=0)
 
 
 @dataclasses.dataclass(frozen=True)

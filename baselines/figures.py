@@ -124,7 +124,7 @@ def draw_curves(groups: Groups, warnings: Mapping[str, Sequence[EarlyWarning]]) 
         for index, label in enumerate(groups):
             steps = [one.step for one in warnings.get(label, ()) if one.metric == panel.metric]
             _mark(axis, steps, index)
-        _count_steps(axis)
+        count_steps(axis)
     _legend(figure, groups)
     return figure
 
@@ -138,8 +138,10 @@ def _draw_panel(axis: "Axes", panel: Panel, groups: Groups) -> None:
         steps, rows = on_grid(found)
         mean, low, high = (_over_runs(f, rows) for f in (np.mean, np.min, np.max))
         marker = "." if max(map(len, found)) < 3 else ""
-        axis.plot(steps, mean, color=_colour(index), linestyle=_line(index), marker=marker, lw=1.5)
-        axis.fill_between(steps, low, high, color=_colour(index), alpha=0.18, linewidth=0)
+        axis.plot(
+            steps, mean, color=colour_of(index), linestyle=line_of(index), marker=marker, lw=1.5
+        )
+        axis.fill_between(steps, low, high, color=colour_of(index), alpha=0.18, linewidth=0)
         drawn += [low, high]
     axis.set(title=panel.title, ylabel=panel.unit, xlabel="environment steps")
     _set_scale(axis, panel, np.concatenate(drawn))
@@ -163,7 +165,7 @@ def _mark(axis: "Axes", steps: Sequence[int], index: int) -> None:
         [0.97 - 0.045 * (index % len(COLOURS))] * len(steps),
         marker="v",
         s=36,
-        color=_colour(index),
+        color=colour_of(index),
         edgecolor="white",
         linewidth=0.5,
         transform=axis.get_xaxis_transform(),
@@ -215,7 +217,7 @@ def _draw_pairs(axis: "Axes", panel: Panel, by_group: Mapping[str, Sequence[Arra
     _heat_map(axis, every, panel.scale == "log")
     for index, runs in enumerate(lowest.values()):
         rows = np.concatenate(runs)
-        axis.scatter(rows[:, 1], rows[:, 0], s=11, color=_colour(index), alpha=0.75, linewidth=0)
+        axis.scatter(rows[:, 1], rows[:, 0], s=11, color=colour_of(index), alpha=0.75, linewidth=0)
     _regression(axis, metric, ratio, panel.scale == "log")
 
 
@@ -282,7 +284,7 @@ def _draw_box(axis: "Axes", panel: Panel, groups: Groups) -> None:
         values = values[~np.isnan(values)]
         if not len(values):
             continue
-        colour = _colour(index)
+        colour = colour_of(index)
         boxes = axis.boxplot(values, positions=[index], widths=0.6, patch_artist=True, sym="")
         boxes["boxes"][0].set(facecolor=colour, alpha=0.3, edgecolor=colour)
         boxes["medians"][0].set(color=colour, linewidth=2)
@@ -328,8 +330,8 @@ def _legend(figure: "Figure", groups: Groups, marker: str = "") -> None:
         Line2D(
             [],
             [],
-            color=_colour(index),
-            linestyle="" if marker else _line(index),
+            color=colour_of(index),
+            linestyle="" if marker else line_of(index),
             marker=marker,
             label=f"{label} ({len(runs)} run{'s' if len(runs) > 1 else ''})",
         )
@@ -360,18 +362,21 @@ def _plain_ticks(axis: "Axis", values: Array) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _count_steps(axis: "Axes") -> None:
+def count_steps(axis: "Axes") -> None:
+    """Label a horizontal axis with steps as 500k, 1M ..."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _colour(index: int) -> str:
+def colour_of(index: int) -> str:
+    """Return the colour of the group with this index."""
     return COLOURS[index % len(COLOURS)]
 
 
-def _line(index: int) -> str:
+def line_of(index: int) -> str:
+    """Return the line style of the group with this index."""
     return LINES[index // len(COLOURS) % len(LINES)]
 
 

@@ -1,5 +1,6 @@
 """What run folders record of themselves. It imports no PyTorch, so that errors are quick."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,26 @@ def run_folders(path: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{path}: not a run folder (no readable config.json in it)")
     return sorted(found, key=lambda folder: read_record(folder)["config"]["seed"])
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Return the run folders that a path names, or those of the folders right below it.
+
+    Raises:
+        UsageError: there are none.
+    """
+    try:
+        return run_folders(path)
+    except UsageError:
+        if not path.is_dir():
+            raise
+    found = []
+    for folder in sorted(path.iterdir()):
+        with contextlib.suppress(UsageError):
+            found += run_folders(folder)
+    if not found:
+        raise UsageError(f"{path}: neither a run folder nor a folder of runs (no config.json)")
+    return found
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from baselines import figures
 from baselines.config import PlasticityReportConfig
 from baselines.early_warnings import HOLD, RULES, START, EarlyWarning, find_warnings
 from baselines.errors import UsageError
-from baselines.records import read_record, run_folders
-from baselines.series import EXCESS, NORM, RANK, RETURN, RunSeries, read_run
+from baselines.records import find_runs, read_record
+from baselines.series import EXCESS, METRICS, NORM, RANK, RETURN, RunSeries, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,17 +110,21 @@ def main(config: PlasticityReportConfig) -> int:
 # Reading and grouping ----------------------------------------------------------------------------
 
 
-def read_runs(paths: Sequence[str]) -> list[RunSeries]:
-    """Return the runs that run folders and group folders name, each once.
+def read_runs(paths: Sequence[str], metrics: Collection[str] = METRICS) -> list[RunSeries]:
+    """Return the runs that run folders and folders of runs name, each once.
+
+    Args:
+        paths: the folders.
+        metrics: what to read of them, see `read_run`.
 
     Raises:
         UsageError: a path is neither, or no run has logged anything.
     """
     folders = {}
     for path in paths:
-        for folder in run_folders(Path(path)):
+        for folder in find_runs(Path(path)):
             folders.setdefault(folder.resolve(), folder)
-    runs = [read_run(folder, read_record(folder)) for folder in folders.values()]
+    runs = [read_run(folder, read_record(folder), metrics) for folder in folders.values()]
     for run in runs:
         lacking = {"seed", "total_steps"} - set(run.config)
         if lacking:
@@ -160,9 +164,12 @@ def differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name, given in values.items() if any(one != given[0] for one in given)]
 
 
-def labels(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a label for each group's settings: those in which it differs, or the algorithm."""
-    fields = differing(groups)
+def labels(groups: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> list[str]:
+    """Return a label for each group's settings: those in which it differs, or the algorithm.
+
+    With `fields` it names those, whether they differ or not.
+    """
+    fields = fields or differing(groups)
     found = []
     for group in groups:
         own = [name for name in fields if name in group]
@@ -187,7 +194,7 @@ def shown(value: Any) -> str:
 
 def notes(runs: Sequence[RunSeries]) -> list[str]:
     """Return lines that say what could not be reported, and why."""
-    lines = []
+    lines = damage(runs)
     empty = [run for run in runs if not run.last_step]
     blind = [run for run in runs if run.last_step and not run.measured]
     short = [
@@ -204,6 +211,15 @@ def notes(runs: Sequence[RunSeries]) -> list[str]:
             paths = ", ".join(str(run.path) for run in some)
             lines.append(f"{count(len(some), 'run')} of {len(runs)}: {why}: {paths}")
     return lines
+
+
+def damage(runs: Sequence[RunSeries]) -> list[str]:
+    """Return lines that say which runs have metrics that cannot be read."""
+    return [
+        f"{run.path / 'metrics.jsonl'}: {count(run.damaged, 'damaged line')} left out"
+        for run in runs
+        if run.damaged
+    ]
 
 
 # Sections ----------------------------------------------------------------------------------------

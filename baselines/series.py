@@ -28,6 +28,7 @@ KL = "trust_region/kl"
 METRICS = (RETURN, ENTROPY, RANK, DEAD_UNITS, NORM, POLICY_VARIANCE)
 METRICS += (EXCESS, EXCESS_WINDOW, BELOW_CLIP, KL)
 CAPACITY = "capacity/last_minibatch/actor"  # the loss that the paper reports
+WALL_CLOCK = "time/seconds"  # never logged: all time/*_seconds of a run, summed up to each line
 
 SMOOTHING = 0.05  # the paper's, on returns, ranks and norms
 FINAL_SHARE = 0.05  # of training, likewise
@@ -60,6 +61,7 @@ class RunSeries:
     record: dict[str, Any]  # content of config.json
     last_step: int  # environment steps done; 0 before the first iteration
     series: dict[str, Series]  # by metric, only those that have points
+    damaged: int = 0  # lines of metrics.jsonl that could not be read, but for the last
 
     def __getitem__(self, metric: str) -> Series:
         """Return a metric's series, empty where the run does not have it."""
@@ -89,23 +91,33 @@ class RunSeries:
 def read_run(path: Path, record: dict[str, Any], metrics: Collection[str] = METRICS) -> RunSeries:
     """Read the named metrics of a run folder, and its capacity losses where there are any.
 
-    A line that cannot be read is left out: the last one of a run that is being written.
+    A line that cannot be read is left out; the last one may be half-written.
 
     Args:
         path: the run folder.
         record: content of its config.json.
-        metrics: names in its metrics.jsonl.
+        metrics: names in its metrics.jsonl, or `WALL_CLOCK`.
     """
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in metrics}
-    last_step = 0
-    for row in _rows(path / "metrics.jsonl"):
+    last_step, seconds = 0, 0.0
+    rows, damaged = _rows(path / "metrics.jsonl")
+    for row in rows:
         last_step = max(last_step, row["global_step"])
+        seconds += _seconds(row)
+        row[WALL_CLOCK] = seconds
         for name in metrics:
             if _is_finite(row.get(name)):
                 points[name].append((row["global_step"], row[name]))
     points |= _capacity_points(path / "capacity.json")
     series = {name: _series(found) for name, found in points.items() if found}
-    return RunSeries(path, record, last_step, series)
+    return RunSeries(path, record, last_step, series, damaged)
+
+
+def metric_names(path: Path) -> set[str]:
+    """Return the names of all metrics that a run folder has a finite number of."""
+    rows, _ = _rows(path / "metrics.jsonl")
+    names = {name for row in rows for name, value in row.items() if _is_finite(value)}
+    return names - {"global_step"}
 
 
 def smooth(values: ArrayLike, alpha: float = SMOOTHING) -> Array:
@@ -210,16 +222,29 @@ def spearman_rho(x: ArrayLike, y: ArrayLike) -> float:
     return float(ranks_x @ ranks_y) / scale if scale else math.nan
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+def _rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the lines of metrics.jsonl, and how many but the last could not be read."""
+    rows, bad = [], []
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
         except ValueError:
-            continue
+            row = None
         if isinstance(row, dict) and _is_finite(row.get("global_step")):
             rows.append(row)
-    return rows
+        else:
+            bad.append(number)
+    return rows, sum(number < len(lines) for number in bad)
+
+
+def _seconds(row: dict[str, Any]) -> float:
+    """Return how long an iteration took."""
+    return sum(
+        value
+        for name, value in row.items()
+        if name.startswith("time/") and name.endswith("_seconds") and _is_finite(value)
+    )
 
 
 def _capacity_points(path: Path) -> dict[str, list[tuple[float, float]]]:
