@@ -1,4 +1,4 @@
-"""Generalised advantage estimation over rollouts that contain reset rows."""
+"""Advantages and returns over rollouts that contain reset rows."""
 
 import torch
 from torch import Tensor
@@ -38,3 +38,38 @@ def gae(
     for step in range(len(deltas) - 1, -1, -1):
         carried = torch.addcmul(deltas[step], weights[step], carried, out=advantages[step])
     return advantages
+
+
+def lambda_returns(
+    rewards: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    *,
+    gamma: float,
+    td_lambda: float,
+) -> Tensor:
+    """Return TD(lambda) targets (Sutton and Barto 2018, eq. 12.18), time first.
+
+    G_t = r_t + gamma ((1 - lambda) V_{t+1} + lambda G_{t+1}), with V_{t+1} in place of G_{t+1}
+    where the episode was truncated or the rollout ends, and nothing after a terminated step.
+
+    Args:
+        rewards: (num_steps, ...) reward of each step.
+        next_values: (num_steps, ...) value of what each step led to, in reward units.
+        terminated: (num_steps, ...) bool, no value follows this step.
+        done: (num_steps, ...) bool, the episode ends with this step; includes `terminated`.
+        gamma: discount factor.
+        td_lambda: lambda, 0 (one step) to 1 (all that is left of the episode).
+
+    Returns:
+        (num_steps, ...) returns; those of rows that are no transition mean nothing.
+    """
+    goes_on = (~terminated).to(next_values.dtype) * gamma
+    carried_share = (~done).to(next_values.dtype) * td_lambda
+    returns = torch.empty_like(next_values)
+    carried = next_values[-1]
+    for step in range(len(next_values) - 1, -1, -1):
+        value = torch.lerp(next_values[step], carried, carried_share[step])
+        carried = torch.addcmul(rewards[step], goes_on[step], value, out=returns[step])
+    return returns

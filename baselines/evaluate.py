@@ -18,7 +18,14 @@ from torch.utils.tensorboard import SummaryWriter
 import smacv2
 from baselines import checkpoints
 from baselines.checkpoints import Checkpoint, write_json
-from baselines.config import EvaluateConfig, MappoConfig, PpoConfig, recorded_config
+from baselines.config import (
+    EvaluateConfig,
+    MappoConfig,
+    PpoConfig,
+    PqnConfig,
+    QmixConfig,
+    recorded_config,
+)
 from baselines.errors import UsageError, expected
 from baselines.networks import gumbel_noise
 from baselines.records import read_record, run_folders
@@ -30,6 +37,8 @@ from baselines.vector_envs import make_battles
 # name: (what its record holds, module and function that evaluate: see `evaluate_battles`)
 ALGORITHMS = {
     "mappo": (MappoConfig, "baselines.evaluate:evaluate_battles"),
+    "qmix": (QmixConfig, "baselines.evaluate:evaluate_battles"),
+    "pqn": (PqnConfig, "baselines.evaluate:evaluate_battles"),
     "ppo": (PpoConfig, "baselines.ppo_evaluate:evaluate_episodes"),
 }
 BATTLES, BATTLE_ENVS = 1024, 256  # what is played unless told otherwise
@@ -97,6 +106,10 @@ def evaluate_battles(
     module = importlib.import_module(f"baselines.{record['algorithm']}")
     env = make_battles(trained, num_envs)
     agent = module.load_policy(trained, checkpoint, env, config.device)
+    if config.stochastic and not agent.samples:
+        raise UsageError(
+            f"--stochastic: {record['algorithm']} has values, no policy to sample from"
+        )
     first_seed = smacv2.EVALUATION_SEED + config.seed * SEEDS_APART
     played = play(env, agent, dataclasses.replace(config, episodes=battles), first_seed)
     env.close()
@@ -144,7 +157,7 @@ def play(env: Any, agent: Any, config: EvaluateConfig, first_seed: int) -> Evalu
 
     Args:
         env: vector environment.
-        agent: policy with `act` and `actor.initial_hidden`, see `networks.Agent`.
+        agent: policy with `act`, `initial_hidden` and `samples`, see `networks.Agent`.
         config: says how many, and whether to sample.
         first_seed: env i plays the stream of `first_seed + i`.
     """
@@ -153,7 +166,7 @@ def play(env: Any, agent: Any, config: EvaluateConfig, first_seed: int) -> Evalu
     generator = torch.Generator(device)
     generator.manual_seed(config.seed)
     shape = (num_envs, sizes.num_agents, sizes.num_actions)
-    hidden = agent.actor.initial_hidden(num_envs, sizes.num_agents).detach()
+    hidden = agent.initial_hidden(num_envs).detach()
     obs, info = env.reset(seed=first_seed)
     stream = Stream.start(obs, info, hidden)
     played, ended = np.zeros(num_envs, np.int64), []

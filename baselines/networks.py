@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,20 @@ MASKED_LOGIT = -1e10  # its probability is exactly 0 in float32
 
 
 class Network(nn.Module):
-    """LayerNorm, two linear layers with ReLU and LayerNorm, optional GRU with LayerNorm, a head.
+    """A trunk, an optional GRU, a head.
 
-    Orthogonal weights with gain sqrt(2) in the trunk and `output_gain` in the head, zero biases.
+    The encoder `"mlp"` has a trunk of LayerNorm and two linear layers with ReLU and LayerNorm, and
+    LayerNorm after the GRU. Orthogonal weights with gain sqrt(2) in the trunk and `output_gain` in
+    the head, zero biases. `"plain"` is PyMARL's agent: one linear layer with ReLU, nothing
+    normalised, weights and biases uniform within 1/sqrt(inputs), as PyTorch draws them.
 
     Args:
         input_size: features of one input.
         hidden_size: width of all hidden layers.
         output_size: outputs of the head.
-        output_gain: gain of the head's weights.
+        output_gain: gain of the head's weights; not read by `"plain"`.
         recurrent: put a GRU between trunk and head.
+        encoder: `"mlp"` or `"plain"`.
     """
 
     def __init__(
@@ -34,22 +39,31 @@ class Network(nn.Module):
         *,
         output_gain: float,
         recurrent: bool,
+        encoder: str = "mlp",
     ) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
-            nn.LayerNorm(input_size),
-            _linear(input_size, hidden_size, math.sqrt(2)),
-            nn.ReLU(inplace=True),
-            nn.LayerNorm(hidden_size),
-            _linear(hidden_size, hidden_size, math.sqrt(2)),
-            nn.ReLU(inplace=True),
-            nn.LayerNorm(hidden_size),
-        )
+        self.is_plain = encoder == "plain"
+        if self.is_plain:
+            self.trunk = nn.Sequential(nn.Linear(input_size, hidden_size), nn.ReLU(inplace=True))
+        else:
+            self.trunk = nn.Sequential(
+                nn.LayerNorm(input_size),
+                _linear(input_size, hidden_size, math.sqrt(2)),
+                nn.ReLU(inplace=True),
+                nn.LayerNorm(hidden_size),
+                _linear(hidden_size, hidden_size, math.sqrt(2)),
+                nn.ReLU(inplace=True),
+                nn.LayerNorm(hidden_size),
+            )
         self.gru = Gru(hidden_size, hidden_size) if recurrent else None
-        self.gru_norm = nn.LayerNorm(hidden_size) if recurrent else nn.Identity()
+        self.gru_norm = nn.Identity()
+        if recurrent and not self.is_plain:
+            self.gru_norm = nn.LayerNorm(hidden_size)
         self.head = _linear(hidden_size, output_size, output_gain)
         self.memory_size = hidden_size if recurrent else 0
         self.output_gain = output_gain
+        if self.is_plain:
+            self.reset_plain()
 
     @property
     def chain(self) -> nn.Sequential:
@@ -62,13 +76,24 @@ class Network(nn.Module):
     def change_layers(self, change: Callable[[nn.Sequential], nn.Sequential]) -> None:
         """Replace the feed-forward layers by what `change` makes of them, weights drawn anew."""
         changed = change(self.chain)
-        initialise_orthogonal(changed, self.output_gain if self.gru is None else 1.0)
+        if not self.is_plain:
+            initialise_orthogonal(changed, self.output_gain if self.gru is None else 1.0)
         *trunk, reader = changed
         self.trunk = nn.Sequential(*trunk)
         if self.gru is None:
             self.head = reader
         else:
             self.gru.input = reader
+
+    def reset_plain(self) -> None:
+        """Draw all weights and biases as PyTorch does for its linear layers and its GRU."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+            elif isinstance(layer, Gru):
+                bound = 1 / math.sqrt(layer.hidden_size)
+                for parameter in layer.parameters():
+                    nn.init.uniform_(parameter, -bound, bound)
 
     def initial_hidden(self, *batch: int) -> Tensor:
         """Return the hidden state at the start of an episode: zeros (*batch, memory_size)."""
@@ -118,6 +143,52 @@ class Network(nn.Module):
             features = self.gru_norm(memory.flatten(0, 1).index_select(0, rows))
         return self.head(features), memory
 
+    def packed(self, inputs: Tensor, sizes: list[int]) -> Tensor:
+        """Compute all rows of whole episodes, which begin with a hidden state of zeros.
+
+        Args:
+            inputs: (num_rows, input_size), ordered by time; step t has `sizes[t]` rows.
+            sizes: sequences that are still there at each step, never more than at the one before.
+
+        Returns:
+            Outputs (num_rows, output_size).
+        """
+        features = self.trunk(inputs)
+        if self.gru is not None:
+            hidden = self.initial_hidden(sizes[0])
+            features = self.gru_norm(self.gru(self.gru.input(features), hidden, None, sizes))
+        return self.head(features)
+
+
+def make_agent_network(
+    sizes: Any,
+    *,
+    hidden_size: int,
+    recurrent: bool,
+    encoder: str,
+    last_action: bool,
+    agent_id: bool,
+) -> Network:
+    """Return the network of action values that agents share.
+
+    Args:
+        sizes: an environment's sizes.
+        hidden_size: width of all hidden layers.
+        recurrent: put a GRU before the head.
+        encoder: see `Network`.
+        last_action: its input has the one-hot of the last action after the observation.
+        agent_id: its input ends with the agent's one-hot index.
+    """
+    input_size = sizes.obs_size + sizes.num_actions * last_action + sizes.num_agents * agent_id
+    return Network(
+        input_size,
+        hidden_size,
+        sizes.num_actions,
+        output_gain=0.01,
+        recurrent=recurrent,
+        encoder=encoder,
+    )
+
 
 class Agent(nn.Module):
     """A shared actor, a critic, and the statistics of the critic's targets.
@@ -162,6 +233,12 @@ class Agent(nn.Module):
     def networks(self) -> dict[str, Network]:
         """Actor and critic by name."""
         return {"actor": self.actor, "critic": self.critic}
+
+    samples = True  # it has probabilities
+
+    def initial_hidden(self, num_envs: int) -> Tensor:
+        """Return the actor's hidden state at the start of episodes."""
+        return self.actor.initial_hidden(num_envs, self.num_agents)
 
     @property
     def num_values(self) -> int:

@@ -5,7 +5,7 @@ what the flags ask to change. docs/plasticity.md lists the metrics.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,8 +22,15 @@ from ppo_plasticity.probe import Probe, Record
 NETWORKS = ("actor", "critic")
 
 
-def interventions_of(config: PlasticityConfig, network: str) -> Interventions:
+def interventions_of(
+    config: PlasticityConfig, network: str, networks: Sequence[str] = NETWORKS
+) -> Interventions:
     """Return the interventions that the flags ask for on a network, fresh ones at each call.
+
+    Args:
+        config: the flags.
+        network: its name.
+        networks: names that the learner's networks have.
 
     Raises:
         UsageError: a name, an option or a network is not known.
@@ -31,7 +38,7 @@ def interventions_of(config: PlasticityConfig, network: str) -> Interventions:
     chosen = []
     for text in config.intervention:
         target, dot, rest = text.partition(".")
-        if not dot or target not in NETWORKS:
+        if not dot or target not in networks:
             target, rest = "", text
         if target in ("", network):
             chosen.append(_parse(text, rest))

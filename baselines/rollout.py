@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baselines.buffers import RolloutBuffer
 
-Act = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+Act = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None, Tensor]]
 
 
 class Clock:
@@ -107,7 +107,8 @@ def collect(
     Args:
         env: vector environment.
         stream: where it stands; advanced in place.
-        act: (obs, action_mask, hidden, noise) to (actions, log_probs, hidden), as `Agent.act`.
+        act: (obs, action_mask, hidden, noise) to (actions, log_probs or None, hidden), as
+            `Agent.act`.
         noise: (num_steps, num_envs, num_agents, num_actions) for `act`.
         buffer: written in place.
         clock: books env and inference time.
@@ -123,7 +124,8 @@ def collect(
                 buffer.obs[step], buffer.action_mask[step], stream.hidden, noise[step]
             )
             buffer.actions[step].copy_(actions)
-            buffer.log_probs[step].copy_(log_probs)
+            if log_probs is not None:
+                buffer.log_probs[step].copy_(log_probs)
             orders = actions.cpu().numpy()
             clock.spent("inference")
             reward, terminated, truncated, episodes = stream.advance(env, orders, hidden)
@@ -132,6 +134,11 @@ def collect(
         ended.append(episodes)
     buffer.observe(buffer.num_steps, stream.obs, stream.info, ~stream.previous_done)
     clock.spent("inference")
+    return concatenate(ended)
+
+
+def concatenate(ended: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the battles of several steps as one."""
     return {name: np.concatenate([episodes[name] for episodes in ended]) for name in ended[0]}
 
 

@@ -128,9 +128,7 @@ class Run:
             self._writer.add_scalar(name, value, global_step)
 
     def checkpoint_due(self, global_step: int) -> bool:
-        """Say whether the config's cadence asks for a checkpoint now; not while one is written."""
-        if self._writing is not None and not self._writing.done():
-            return False
+        """Say whether the config's cadence asks for a checkpoint now."""
         steps, minutes = self.config["checkpoint_steps"], self.config["checkpoint_minutes"]
         passed = (time.monotonic() - self._saved_time) / 60
         by_steps = steps > 0 and global_step // steps > self._saved_step // steps
@@ -152,6 +150,11 @@ class Run:
         else:
             checkpoint = checkpoints.detached(checkpoint)
             self._writing = self._pool.submit(checkpoints.save, folder, checkpoint, keep)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a thread still writes a checkpoint."""
+        return self._writing is not None and not self._writing.done()
 
     def last_checkpoint(self) -> Path:
         """Return the latest checkpoint folder."""
@@ -251,7 +254,9 @@ class RunGroup:
                 run.log(int(step), values)
 
     def checkpoint_due(self, global_steps: Sequence[int]) -> bool:
-        """Say whether any run's cadence asks for a checkpoint now."""
+        """Say whether any run's cadence asks for a checkpoint now; not while one is written."""
+        if any(run.is_writing for run in self.runs):
+            return False
         pairs = zip(self.runs, global_steps, strict=True)
         return any(run.checkpoint_due(int(step)) for run, step in pairs)
 

@@ -1,0 +1,280 @@
+"""Replay of whole episodes, on the learner's device, and its part of checkpoints."""
+
+import dataclasses
+import os
+import threading
+from collections import deque
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.errors import UsageError
+
+
+@dataclasses.dataclass
+class EpisodeBatch:
+    """Episodes to learn from, longest first, packed: only steps that happened, ordered by time.
+
+    An episode of L steps has L + 1 rows, the last one for what it ended in. At step t the rows of
+    the `sizes[t]` episodes that are still there stand together, always in the same order.
+    """
+
+    obs: Tensor  # (rows, num_agents, obs_size)
+    state: Tensor  # (rows, state_size)
+    action_mask: Tensor  # (rows, num_agents, num_actions) bool
+    last_actions: Tensor  # (rows, num_agents) int64; -1 in the first row of an episode
+    sizes: list[int]
+    step: Tensor  # (rows,) int64, time of each row
+    episode: Tensor  # (rows,) int64, episode of each row
+    taken: Tensor  # (steps,) int64 rows that an action was taken in
+    following: Tensor  # (steps,) int64 the row that each of them led to
+    actions: Tensor  # (steps, num_agents) int64
+    rewards: Tensor  # (steps,) float32
+    terminated: Tensor  # (steps,) bool
+    done: Tensor  # (steps,) bool
+
+
+class EpisodeReplay:
+    """The last `capacity` episodes, and those being played.
+
+    Every episode has a slot of `episode_limit + 1` rows that its env writes into while it is
+    played; there is no copy when it ends. When more than `capacity` have ended, the oldest slot is
+    given to the env that needs one. It takes no memory before `allocate`.
+
+    Args:
+        env: vector environment whose sizes count; NEXT_STEP, with `episode_limit`.
+        capacity: ended episodes to keep.
+        device: where they lie.
+    """
+
+    def __init__(self, env: Any, capacity: int, device: str = "cpu") -> None:
+        sizes = env.unwrapped
+        self.capacity, self.num_envs, self.device = capacity, env.num_envs, device
+        self.num_rows = sizes.episode_limit + 1
+        self.num_slots = capacity + env.num_envs
+        self.fields = fields_of(sizes)
+        self.data: dict[str, Tensor] = {}  # (num_slots * num_rows, ...) by name
+        self.length = np.zeros(self.num_slots, np.int64)
+        self.terminated = np.zeros(self.num_slots, bool)
+        self.ended: deque[int] = deque()  # slots of ended episodes, oldest first
+        self.open = np.arange(env.num_envs)  # slot of each env's episode
+        self._free = deque(range(env.num_envs, self.num_slots))
+        self._writing: ReplayWriter | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the episodes take at most."""
+        row = sum(
+            int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            for shape, dtype in self.fields.values()
+        )
+        return row * self.num_rows * self.num_slots
+
+    def describe(self) -> str:
+        """Return the line that is printed before the first episode."""
+        return (
+            f"replay of {self.capacity:,} episodes of at most {self.num_rows - 1} steps:"
+            f" up to {self.nbytes / 1e9:.2f} GB on {self.device}, as much on disk in a checkpoint"
+        )
+
+    def allocate(self) -> None:
+        """Take the memory.
+
+        Raises:
+            UsageError: there is not as much.
+        """
+        self._check_memory()
+        rows = self.num_slots * self.num_rows
+        for name, (shape, dtype) in self.fields.items():
+            self.data[name] = torch.empty(rows, *shape, dtype=dtype, device=self.device)
+
+    def _check_memory(self) -> None:
+        if self.device == "cpu":
+            room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        else:
+            room = torch.cuda.mem_get_info(self.device)[0]
+        if self.nbytes > room:
+            raise UsageError(
+                f"--buffer-episodes {self.capacity}: {self.describe()}, which has"
+                f" {room / 1e9:.2f} GB; at most {int(self.capacity * room / self.nbytes)} fit"
+            )
+
+    def observe(self, obs: np.ndarray, info: dict[str, Any]) -> None:
+        """Write what each env's agents see now."""
+        rows = torch.from_numpy(self.open * self.num_rows + self.length[self.open])
+        rows = rows.to(self.device)
+        found = {"obs": obs, "state": info["state"], "action_mask": info["action_mask"]}
+        for name, value in found.items():
+            self.data[name][rows] = self._tensor(name, value)
+
+    def record(
+        self,
+        actions: np.ndarray,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        valid: np.ndarray,
+    ) -> None:
+        """Write what came of the envs' actions; rows that are not valid only reset their env."""
+        slots = self.open[valid]
+        rows = torch.from_numpy(slots * self.num_rows + self.length[slots]).to(self.device)
+        self.data["actions"][rows] = self._tensor("actions", actions[valid])
+        self.data["rewards"][rows] = self._tensor("rewards", reward[valid])
+        self.length[slots] += 1
+        self.terminated[slots] = terminated[valid]
+
+    def _tensor(self, name: str, value: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(value)).to(self.device, self.fields[name][1])
+
+    def close(self, envs: np.ndarray) -> None:
+        """End the episodes of envs whose last observation is written; they get new slots."""
+        for env in envs:
+            self.ended.append(int(self.open[env]))
+            if len(self.ended) > self.capacity:
+                self._free.append(self.ended.popleft())
+            slot = self._free.popleft()
+            if self._writing is not None:
+                self._writing.wait_for(slot)
+            self.open[env], self.length[slot], self.terminated[slot] = slot, 0, False
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> EpisodeBatch:
+        """Draw ended episodes without replacement.
+
+        Args:
+            batch_size: how many, at most as many as have ended.
+            generator: of a CPU.
+        """
+        drawn = torch.randperm(len(self.ended), generator=generator)[:batch_size].numpy()
+        slots = np.array(self.ended)[drawn]
+        slots = slots[np.argsort(-self.length[slots], kind="stable")]
+        return self.batch(slots)
+
+    def batch(self, slots: np.ndarray) -> EpisodeBatch:
+        """Return the episodes of some slots, longest first."""
+        length = self.length[slots]
+        there = np.arange(length[0] + 1)[:, None] <= length
+        step, episode = np.nonzero(there)
+        row = np.full(there.shape, -1)
+        row[step, episode] = np.arange(len(step))
+        is_taken = step < length[episode]
+        taken = np.flatnonzero(is_taken)
+        done = step[taken] + 1 == length[episode[taken]]
+
+        def send(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        rows = send(slots[episode] * self.num_rows + step)
+        first = step == 0
+        before = send(slots[episode] * self.num_rows + np.maximum(step - 1, 0))
+        last_actions = self.data["actions"].index_select(0, before).long()
+        taken_rows = rows[send(taken)]
+        return EpisodeBatch(
+            obs=self.data["obs"].index_select(0, rows),
+            state=self.data["state"].index_select(0, rows),
+            action_mask=self.data["action_mask"].index_select(0, rows),
+            last_actions=last_actions.masked_fill_(send(first).unsqueeze(-1), -1),
+            sizes=there.sum(1).tolist(),
+            step=send(step),
+            episode=send(episode),
+            taken=send(taken),
+            following=send(row[step[taken] + 1, episode[taken]]),
+            actions=self.data["actions"].index_select(0, taken_rows).long(),
+            rewards=self.data["rewards"].index_select(0, taken_rows),
+            terminated=send(done & self.terminated[slots][episode[taken]]),
+            done=send(done),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where everything lies; `writer` writes what lies there."""
+        return {
+            "ended": list(self.ended),
+            "open": torch.from_numpy(self.open.copy()),
+            "free": list(self._free),
+            "length": torch.from_numpy(self.length.copy()),
+            "terminated": torch.from_numpy(self.terminated.copy()),
+        }
+
+    def writer(self) -> "ReplayWriter":
+        """Return what writes the episodes as they are now, while training goes on."""
+        self._writing = ReplayWriter(self)
+        return self._writing
+
+    def load(self, state: dict[str, Any], file: BinaryIO) -> None:
+        """Put back what `state_dict` returned and `writer` wrote."""
+        self.ended = deque(state["ended"])
+        self._free = deque(state["free"])
+        self.open = state["open"].numpy().copy()
+        self.length = state["length"].numpy().copy()
+        self.terminated = state["terminated"].numpy().copy()
+        for slot in [*self.open, *self.ended]:
+            for name, (shape, dtype) in self.fields.items():
+                rows = self._rows(name, slot)
+                count = len(rows) * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+                if count:
+                    found = torch.frombuffer(bytearray(file.read(count)), dtype=dtype)
+                    rows.copy_(found.view(len(rows), *shape))
+
+    def _rows(self, name: str, slot: int) -> Tensor:
+        """Return the rows of a slot that mean something: also the one the episode ended in."""
+        start = int(slot) * self.num_rows
+        return self.data[name][start : start + int(self.length[slot]) + 1]
+
+
+class ReplayWriter:
+    """Writes the episodes of a replay, oldest first, while the learner goes on.
+
+    Ended episodes do not change until their slot is given away, and the oldest goes first; the
+    learner waits for the writer only if it wants a slot that is not written yet. The episodes being
+    played are few and are copied at once.
+    """
+
+    def __init__(self, replay: EpisodeReplay) -> None:
+        self._replay, self._ended = replay, list(replay.ended)
+        self._position = {slot: index for index, slot in enumerate(self._ended)}
+        self._open = [self._texts(slot) for slot in replay.open]
+        self._written = 0
+        self._progress = threading.Condition()
+
+    def _texts(self, slot: int) -> list[bytes]:
+        replay = self._replay
+        rows = (replay._rows(name, slot) for name in replay.fields)
+        return [one.cpu().numpy().tobytes() for one in rows]
+
+    def write(self, file: BinaryIO) -> None:
+        """Write everything; called by the thread that writes the checkpoint."""
+        try:
+            for texts in self._open:
+                file.writelines(texts)
+            for index, slot in enumerate(self._ended):
+                file.writelines(self._texts(slot))
+                self._advance(index + 1)
+        finally:
+            self._advance(len(self._ended))
+
+    def _advance(self, written: int) -> None:
+        with self._progress:
+            self._written = written
+            self._progress.notify_all()
+
+    def wait_for(self, slot: int) -> None:
+        """Return once a slot may be written over."""
+        position = self._position.get(slot, -1)
+        with self._progress:
+            self._progress.wait_for(lambda: self._written > position)
+
+
+def fields_of(sizes: Any) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return shape and type of what a row holds, by name.
+
+    Args:
+        sizes: an environment's `num_agents`, `obs_size`, `state_size`, `num_actions`.
+    """
+    agents = sizes.num_agents
+    return {
+        "obs": ((agents, sizes.obs_size), torch.float32),
+        "state": ((sizes.state_size,), torch.float32),
+        "action_mask": ((agents, sizes.num_actions), torch.bool),
+        "actions": ((agents,), torch.int16),
+        "rewards": ((), torch.float32),
+    }

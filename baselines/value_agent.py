@@ -1,0 +1,155 @@
+"""The network of action values that all agents share, and how it chooses actions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from baselines.checkpoints import Checkpoint
+from baselines.config import ValueConfig
+from baselines.errors import UsageError
+from baselines.networks import MASKED_LOGIT, Network, make_agent_network
+from baselines.plasticity import change_layers, interventions_of
+from ppo_plasticity.interventions import Interventions
+
+NETWORK = "agent"  # its name for plasticity flags
+
+
+class ValueAgent(nn.Module):
+    """Action values of every agent from its own observations.
+
+    Its memory between steps holds the hidden state and the one-hot of the last action side by side,
+    so that both are zero at the start of an episode.
+
+    Args:
+        config: which network, and what it sees.
+        sizes: an environment's sizes, and its `layout` where the encoder reads entities.
+    """
+
+    samples = False  # it has no probabilities
+
+    def __init__(self, config: ValueConfig, sizes: Any) -> None:
+        super().__init__()
+        self.num_agents, self.num_actions = sizes.num_agents, sizes.num_actions
+        self.last_action, self.agent_id = config.last_action, config.shows_agent_id
+        self.network: Network = make_agent_network(
+            sizes,
+            hidden_size=config.hidden_size,
+            recurrent=config.network == "gru",
+            encoder=config.encoder,
+            last_action=self.last_action,
+            agent_id=self.agent_id,
+        )
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The network by the name that plasticity flags use."""
+        return {NETWORK: self.network}
+
+    @property
+    def memory_size(self) -> int:
+        """Numbers that are carried from step to step for each agent."""
+        return self.network.memory_size + self.num_actions * self.last_action
+
+    def initial_hidden(self, num_envs: int) -> Tensor:
+        """Return the memory at the start of episodes: zeros (num_envs, num_agents, memory_size)."""
+        weight = next(self.network.parameters())
+        return weight.new_zeros(num_envs, self.num_agents, self.memory_size)
+
+    def one_hot(self, actions: Tensor) -> Tensor:
+        """Return (..., num_actions) float32 of int64 actions; zeros for action -1."""
+        return functional.one_hot(actions + 1, self.num_actions + 1)[..., 1:].float()
+
+    def inputs(self, obs: Tensor, last_actions: Tensor) -> Tensor:
+        """Return what the network sees.
+
+        Args:
+            obs: (..., num_agents, obs_size).
+            last_actions: (..., num_agents, num_actions) one-hot; not read without `last_action`.
+
+        Returns:
+            (..., num_agents, obs_size [+ num_actions] [+ num_agents]).
+        """
+        parts = [obs, last_actions] if self.last_action else [obs]
+        if self.agent_id:
+            identity = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
+            parts.append(identity.expand(*obs.shape[:-1], -1))
+        return torch.cat(parts, -1)
+
+    def act(
+        self, obs: Tensor, action_mask: Tensor, memory: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, None, Tensor]:
+        """Choose actions for one step.
+
+        Args:
+            obs: (num_envs, num_agents, obs_size).
+            action_mask: (num_envs, num_agents, num_actions) bool, True = allowed.
+            memory: (num_envs, num_agents, memory_size).
+            noise: (num_envs, num_agents, num_actions) from `exploration`; None is greedy.
+
+        Returns:
+            Actions int64 (num_envs, num_agents), no log-probabilities, the next memory.
+        """
+        size = self.network.memory_size
+        inputs = self.inputs(obs, memory[..., size:]).flatten(0, 1)
+        values, hidden = self.network.step(inputs, memory[..., :size].flatten(0, 1))
+        values = values.view(action_mask.shape)
+        scores = values if noise is None else torch.where(noise >= 0, noise, values)
+        actions = mask_values(scores, action_mask).argmax(-1)
+        parts = [hidden.view(*obs.shape[:2], size)]
+        parts += [self.one_hot(actions)] if self.last_action else []
+        return actions, None, torch.cat(parts, -1)
+
+
+def load_agent(config: ValueConfig, checkpoint: Checkpoint, env: Any, device: str) -> ValueAgent:
+    """Build the agent of a checkpoint.
+
+    Raises:
+        UsageError: the environment has other sizes than the one it was trained on.
+    """
+    agent = ValueAgent(config, env.unwrapped)
+    change_agent_layers(config, agent)
+    weights = {
+        name.removeprefix("agent."): value
+        for name, value in checkpoint.weights.items()
+        if name.startswith("agent.")
+    }
+    try:
+        agent.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(f"the policy does not fit {env.spec.id}: its sizes differ") from error
+    return agent.to(device).eval()
+
+
+def change_agent_layers(config: ValueConfig, agent: ValueAgent) -> Interventions:
+    """Give the agent's network the layers that interventions ask for; return those."""
+    hooks = interventions_of(config, NETWORK, (NETWORK,))
+    if "layers" in hooks.changes:
+        agent.network.change_layers(lambda chain: change_layers(hooks, chain))
+    return hooks
+
+
+def mask_values(values: Tensor, action_mask: Tensor) -> Tensor:
+    """Return values with those of forbidden actions so low that no maximum takes them."""
+    return values.masked_fill(~action_mask, MASKED_LOGIT)
+
+
+def exploration(shape: tuple[int, ...], epsilon: float, generator: torch.Generator) -> Tensor:
+    """Return random scores (..., num_actions) in [0, 1) for agents that explore, else -1.
+
+    Args:
+        shape: (..., num_actions).
+        epsilon: share of agents that act at random, each for itself.
+        generator: where numbers come from, and their device.
+    """
+    device = generator.device
+    scores = torch.rand(shape, generator=generator, device=device)
+    explores = torch.rand(shape[:-1], generator=generator, device=device) < epsilon
+    return scores.masked_fill_(~explores.unsqueeze(-1), -1.0)
+
+
+def epsilon_at(config: ValueConfig, global_step: int) -> float:
+    """Return the share of random actions after `global_step` steps."""
+    passed = min(1.0, global_step / config.epsilon_steps) if config.epsilon_steps else 1.0
+    return config.epsilon_start + passed * (config.epsilon_end - config.epsilon_start)
