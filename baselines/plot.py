@@ -137,7 +137,8 @@ def draw_steps(
 ) -> None:
     """Draw one environment's curves over steps, the published ones below them."""
     for name, curves in overlay.items():
-        at, mean = curves.middles, curves.mean
+        shown = slice(np.searchsorted(curves.middles, environment.last_step) + 1)
+        at, mean = curves.middles[shown], curves.mean[shown]
         axis.plot(at, mean, color=PUBLISHED_COLOUR, linestyle=DASHES[name], lw=1.3)
     for group in environment.groups:
         index = indices[group.label]
@@ -239,7 +240,7 @@ def final_table(environment: Environment, overlay: dict[str, Published], statist
         finals = curves.near(environment.last_step)
         if len(finals):
             cells = score_cells(finals[:, None], statistic)
-            steps = f"{environment.last_step:,} ±10 %"
+            steps = f"about {environment.last_step:,}"
             rows.append((f"published {NAMES[name]}", "–", *cells, "–", steps, "–", "–"))
     return head, rows
 

@@ -37,14 +37,16 @@ class Published:
         return np.nanmean(self.win_rates, axis=0)
 
     def near(self, step: float) -> Array:
-        """Return each run's mean win rate within 10 % of a step, of those that were tested there.
+        """Return each run's mean win rate about a step, of those that were tested there.
+
+        It is over the bins that lie within 10 % of the step in part: two at 2 M steps.
 
         Args:
-            step: environment steps.
+            step: environment steps; there is nothing below the width of a bin.
         """
         width = self.steps[1] - self.steps[0]
-        tests = (self.steps > 0.9 * step) & (self.steps - width < 1.1 * step)
-        found = self.win_rates[:, tests]
+        bins = (self.steps > 0.9 * step) & (self.steps - width < 1.1 * step) & (step >= width)
+        found = self.win_rates[:, bins]
         return np.nanmean(found[np.isfinite(found).any(axis=1)], axis=1)
 
 

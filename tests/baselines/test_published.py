@@ -56,6 +56,7 @@ def test_a_run_without_tests_near_a_step_is_left_out():
     assert len(curves.near(2e6)) == 6
     assert len(curves.near(10e6)) == 5  # one run ended early
     assert len(curves.near(20e6)) == 0
+    assert len(curves.near(50_000)) == 0  # its bin goes on to 250,000
 
 
 def test_what_is_not_published_is_refused_with_the_nearest():
