@@ -12,6 +12,7 @@ class RolloutBuffer:
 
     Row `step` holds what the policy saw, what it did and what came of it. `valid[step]` is False on
     reset rows (see `rollout.Stream`). The `+ 1` row is what the policy sees next: it bootstraps.
+    The first `history` rows repeat the end of the rollout before (at the start: reset rows).
 
         obs           (num_steps + 1, num_envs, num_agents, obs_size) float32
         state         (num_steps + 1, num_envs, state_size) float32
@@ -20,20 +21,31 @@ class RolloutBuffer:
         action_mask   (num_steps + 1, num_envs, num_agents, num_actions) bool
         actions       (num_steps, num_envs, num_agents) int64
         log_probs     (num_steps, num_envs, num_agents) float32
+        memory        (num_steps + 1, num_envs, num_agents, memory_size) float32
         rewards       (num_steps, num_envs) float32
         terminated    (num_steps, num_envs) bool
         truncated     (num_steps, num_envs) bool
 
     Args:
         env: vector environment whose sizes count.
-        num_steps: rollout length.
+        num_steps: rollout length, `history` included.
         device: PyTorch device.
+        history: rows kept from the rollout before.
+        memory_size: numbers that the policy carries from step to step, kept when not 0.
     """
 
-    def __init__(self, env: Any, num_steps: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        env: Any,
+        num_steps: int,
+        device: str = "cpu",
+        *,
+        history: int = 0,
+        memory_size: int = 0,
+    ) -> None:
         unwrapped, num_envs = env.unwrapped, env.num_envs
         per_agent = (num_envs, unwrapped.num_agents)
-        self.num_steps = num_steps
+        self.num_steps, self.history, self.memory_size = num_steps, history, memory_size
 
         def empty(steps: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(steps, *shape, dtype=dtype, device=device)
@@ -45,6 +57,7 @@ class RolloutBuffer:
         self.action_mask = empty(num_steps + 1, *per_agent, unwrapped.num_actions, dtype=torch.bool)
         self.actions = empty(num_steps, *per_agent, dtype=torch.int64)
         self.log_probs = empty(num_steps, *per_agent)
+        self.memory = empty(num_steps + 1, *per_agent, memory_size)
         self.rewards = empty(num_steps, num_envs)
         self.terminated = empty(num_steps, num_envs, dtype=torch.bool)
         self.truncated = empty(num_steps, num_envs, dtype=torch.bool)
@@ -64,6 +77,25 @@ class RolloutBuffer:
         self.rewards[step].copy_(torch.from_numpy(reward))
         self.terminated[step].copy_(torch.from_numpy(terminated))
         self.truncated[step].copy_(torch.from_numpy(truncated))
+
+    def repeat_end(self) -> None:
+        """Begin a rollout: let the first `history` rows be the last ones of the rollout before."""
+        for tensor in self._tensors().values():
+            last = tensor[self.num_steps - self.history : self.num_steps].clone()
+            tensor[: self.history] = last
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the rows that the next rollout begins with."""
+        rows = slice(self.num_steps - self.history, self.num_steps)
+        return {name: tensor[rows].cpu() for name, tensor in self._tensors().items()}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` returned."""
+        for name, tensor in self._tensors().items():
+            tensor[self.num_steps - self.history : self.num_steps] = saved[name]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def keep(self) -> Tensor:
         """Return (num_steps + 1, num_envs) float32: 0.0 where a step begins a new episode.

@@ -41,7 +41,7 @@ from baselines.plasticity import (
 )
 from baselines.rollout import Clock, Stream, collect, episode_metrics
 from baselines.run import derive_seeds
-from baselines.training import finish, train_battles
+from baselines.training import anneal, finish, train_battles
 from baselines.vector_envs import make_battles
 from ppo_plasticity.interventions import Interventions
 
@@ -211,10 +211,7 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
 def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
     """Run one iteration: a rollout and an update; return its metrics."""
     clock, buffer, agent = Clock(), trainer.buffer, trainer.agent
-    if config.anneal_lr:
-        left = max(0.0, 1.0 - trainer.global_step / config.total_steps)
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * left
+    anneal(config, trainer.optimizer, trainer.global_step)
     actor_hidden = trainer.stream.hidden.clone()
     shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
     noise = gumbel_noise(shape, trainer.generator)

@@ -10,22 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from baselines.advantages import lambda_returns
 from baselines.checkpoints import Checkpoint
 from baselines.config import QmixConfig
-from baselines.mixers import make_mixer
 from baselines.replay import EpisodeBatch, EpisodeReplay
 from baselines.rollout import Clock, Stream, concatenate, episode_metrics
 from baselines.run import derive_seeds
-from baselines.training import finish, train_battles
+from baselines.training import anneal, finish, train_battles
 from baselines.value_agent import (
+    TeamValues,
     ValueAgent,
     change_agent_layers,
     epsilon_at,
     exploration,
+    gradient_step,
     load_agent,
+    make_optimizer,
     mask_values,
 )
 from baselines.value_instruments import Plasticity
@@ -41,29 +43,14 @@ LOSSES = (
 )
 
 
-class Learned(nn.Module):
-    """What learns: the agent network and the mixer.
-
-    Args:
-        config: which.
-        sizes: an environment's sizes.
-    """
-
-    def __init__(self, config: QmixConfig, sizes: Any) -> None:
-        super().__init__()
-        self.agent = ValueAgent(config, sizes)
-        widths = (config.mixer_size, config.hypernet_size)
-        self.mixer = make_mixer(config.mixer, sizes.num_agents, sizes.state_size, *widths)
-
-
 @dataclasses.dataclass
 class Trainer:
     """All that changes while QMIX trains: a `training.Learner`."""
 
     config: QmixConfig
     env: Any
-    learned: Learned
-    target: Learned  # a copy of some updates ago
+    learned: TeamValues
+    target: TeamValues  # a copy of some updates ago
     optimizer: torch.optim.Optimizer
     generator: torch.Generator  # of the device: exploration and interventions
     sampler: torch.Generator  # of the CPU: draws episodes
@@ -103,11 +90,10 @@ def make_trainer(config: QmixConfig) -> Trainer:
     env = make_battles(config)
     environment_seed, learner_seed = derive_seeds(config.seed)
     torch.manual_seed(learner_seed)
-    learned = Learned(config, env.unwrapped)
+    learned = TeamValues(config, env.unwrapped)
     hooks = change_agent_layers(config, learned.agent)
     learned = learned.to(config.device)
-    options = hooks.optimizer_options({"lr": config.learning_rate})
-    optimizer = torch.optim.Adam(learned.parameters(), **options, fused=True)
+    optimizer = make_optimizer(config, learned, hooks)
     generator = torch.Generator(config.device)
     generator.manual_seed(learner_seed)
     plasticity = Plasticity.start(config, learned.agent, hooks, optimizer, generator)
@@ -176,10 +162,7 @@ def iterate(trainer: Trainer) -> dict[str, float]:
     """Run one iteration: finish some episodes, take some gradient steps; return its metrics."""
     config, clock, before = trainer.config, Clock(), trainer.global_step
     epsilon = epsilon_at(config, trainer.global_step)
-    if config.anneal_lr:
-        left = max(0.0, 1.0 - trainer.global_step / config.total_steps)
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = config.learning_rate * left
+    anneal(config, trainer.optimizer, trainer.global_step)
     ended = collect(trainer, epsilon, clock)
     metrics = {}
     if len(trainer.replay.ended) >= config.batch_episodes:
@@ -254,8 +237,8 @@ def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
         total, parts = loss(trainer, batch, reference)
         if "reference" in plasticity.hooks.changes:
             reference = batch, values_of(trainer.learned.agent, batch).detach()
-        norm = gradient_step(trainer, total)
-        losses.append(torch.cat([parts, norm.detach().view(1)]))
+        norm = gradient_step(config, trainer.optimizer, trainer.learned, total)
+        losses.append(torch.cat([parts, norm]))
         plasticity.after_step(lambda b=batch: inputs_of(trainer.learned.agent, b))
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
     clock.spent("learn")
@@ -265,16 +248,6 @@ def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
         clock.spent("probe")
     plasticity.after_batch(lambda: inputs_of(trainer.learned.agent, batch))
     return {**dict(zip(LOSSES, means, strict=True)), **measured}
-
-
-def gradient_step(trainer: Trainer, total: Tensor) -> Tensor:
-    """Take one step of the optimizer; return the gradient norm without waiting for it."""
-    trainer.optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    parameters = trainer.learned.parameters()
-    norm = nn.utils.clip_grad_norm_(parameters, trainer.config.max_grad_norm)
-    trainer.optimizer.step()
-    return norm
 
 
 def inputs_of(agent: ValueAgent, batch: EpisodeBatch) -> Tensor:

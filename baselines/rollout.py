@@ -102,14 +102,14 @@ class Stream:
 def collect(
     env: Any, stream: Stream, act: Act, noise: Tensor, buffer: RolloutBuffer, clock: Clock
 ) -> dict[str, np.ndarray]:
-    """Fill the buffer with the next `buffer.num_steps` steps.
+    """Fill the buffer with the next steps, after the rows of its history.
 
     Args:
         env: vector environment.
         stream: where it stands; advanced in place.
         act: (obs, action_mask, hidden, noise) to (actions, log_probs or None, hidden), as
             `Agent.act`.
-        noise: (num_steps, num_envs, num_agents, num_actions) for `act`.
+        noise: (steps, num_envs, num_agents, num_actions) for `act`.
         buffer: written in place.
         clock: books env and inference time.
 
@@ -117,11 +117,14 @@ def collect(
         The battles that ended meanwhile, see `Stream.advance`.
     """
     ended = []
-    for step in range(buffer.num_steps):
+    for step in range(buffer.history, buffer.num_steps):
         buffer.observe(step, stream.obs, stream.info, ~stream.previous_done)
         with torch.inference_mode():
+            if buffer.memory_size:
+                buffer.memory[step].copy_(stream.hidden)
+            drawn = noise[step - buffer.history]
             actions, log_probs, hidden = act(
-                buffer.obs[step], buffer.action_mask[step], stream.hidden, noise[step]
+                buffer.obs[step], buffer.action_mask[step], stream.hidden, drawn
             )
             buffer.actions[step].copy_(actions)
             if log_probs is not None:
@@ -133,6 +136,8 @@ def collect(
         buffer.record(step, reward, terminated, truncated)
         ended.append(episodes)
     buffer.observe(buffer.num_steps, stream.obs, stream.info, ~stream.previous_done)
+    if buffer.memory_size:
+        buffer.memory[buffer.num_steps].copy_(stream.hidden)
     clock.spent("inference")
     return concatenate(ended)
 

@@ -251,6 +251,14 @@ def over_seeds(metrics: Sequence[Metrics | None]) -> Metrics:
     return means | {"charts/SPS": sum(values["charts/SPS"] for values in present)}
 
 
+def anneal(config: BattleConfig, optimizer: torch.optim.Optimizer, global_step: int) -> None:
+    """Lower the learning rate linearly to zero over the run, where the config asks for it."""
+    if config.anneal_lr:
+        left = max(0.0, 1.0 - global_step / config.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * left
+
+
 def finish(paths: Sequence[Path], stopped: int | None) -> int:
     """Say how to evaluate complete runs; return the command's exit status."""
     if stopped is None:

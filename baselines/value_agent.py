@@ -9,6 +9,7 @@ from torch.nn import functional
 from baselines.checkpoints import Checkpoint
 from baselines.config import ValueConfig
 from baselines.errors import UsageError
+from baselines.mixers import make_mixer
 from baselines.networks import MASKED_LOGIT, Network, make_agent_network
 from baselines.plasticity import change_layers, interventions_of
 from ppo_plasticity.interventions import Interventions
@@ -100,6 +101,41 @@ class ValueAgent(nn.Module):
         parts = [hidden.view(*obs.shape[:2], size)]
         parts += [self.one_hot(actions)] if self.last_action else []
         return actions, None, torch.cat(parts, -1)
+
+
+class TeamValues(nn.Module):
+    """What a learner of values learns: the agents' network, and the mixer of the team's value.
+
+    Args:
+        config: which.
+        sizes: an environment's sizes.
+    """
+
+    def __init__(self, config: ValueConfig, sizes: Any) -> None:
+        super().__init__()
+        self.agent = ValueAgent(config, sizes)
+        widths = (config.mixer_size, config.hypernet_size)
+        self.mixer = make_mixer(config.mixer, sizes.num_agents, sizes.state_size, *widths)
+
+
+def make_optimizer(
+    config: ValueConfig, learned: TeamValues, hooks: Interventions
+) -> torch.optim.Optimizer:
+    """Return one Adam over network and mixer, with the options that interventions change."""
+    options = hooks.optimizer_options({"lr": config.learning_rate})
+    parameters = {"params": list(learned.parameters()), "initial_lr": options["lr"]}
+    return torch.optim.Adam([parameters], **options, fused=True)
+
+
+def gradient_step(
+    config: ValueConfig, optimizer: torch.optim.Optimizer, learned: TeamValues, total: Tensor
+) -> Tensor:
+    """Take one step of the optimizer; return (1,) the gradient norm without waiting for it."""
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    norm = nn.utils.clip_grad_norm_(learned.parameters(), config.max_grad_norm)
+    optimizer.step()
+    return norm.detach().view(1)
 
 
 def load_agent(config: ValueConfig, checkpoint: Checkpoint, env: Any, device: str) -> ValueAgent:
