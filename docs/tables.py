@@ -10,18 +10,32 @@ import dataclasses
 import inspect
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from baselines.config import MappoConfig, PlasticityConfig, PpoConfig
-from baselines.profiles import ATARI, CONTINUOUS, OTHER, PROFILES
+from baselines.config import (
+    BattleConfig,
+    MappoConfig,
+    PlasticityConfig,
+    PpoConfig,
+    PqnConfig,
+    QmixConfig,
+    ValueConfig,
+)
+from baselines.profiles import ATARI, BATTLE_PROFILES, CONTINUOUS, LEARNERS, OTHER, PROFILES
+from baselines.published import published
 from smacv2.layout import Layout
 from smacv2.options import RULES, Options
 from smacv2.rules_modes import DEFECTS
 from smacv2.scenario import load_scenario, scenario_names
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/environments.md", "docs/baselines.md", "docs/plasticity.md")
+PAGES = (
+    *("README.md", "docs/environments.md", "docs/baselines.md", "docs/plasticity.md"),
+    "docs/results.md",
+)
 FILES = tuple(ROOT / page for page in PAGES)
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -90,6 +104,96 @@ def profiles_table() -> str:
         rows.append((f"`{name}`", *(str(value).lower() for value in values)))
     header = [f"{profile}, {kinds[kind]}" for profile, kind in columns]
     return table(("", *header), rows)
+
+
+def battle_profile_table(command: str) -> str:
+    """Return what the profiles of a learner of battles set differently."""
+    profiles = BATTLE_PROFILES[command]
+    defaults = {field.name: field.default for field in dataclasses.fields(LEARNERS[command])}
+    names = [name for name in defaults if any(name in fields for fields in profiles.values())]
+    rows = []
+    for name in names:
+        values = [fields.get(name, defaults[name]) for fields in profiles.values()]
+        rows.append((f"`{name}`", *(str(value).lower() for value in values)))
+    return table(("", *(f"`{profile}`" for profile in profiles)), rows)
+
+
+def battles() -> dict[str, Any]:
+    """Return what benchmarks/battle_learners.py found, by learner, race and seed."""
+    path = ROOT / "benchmarks" / "results" / "battles.json"
+    return json.loads(path.read_text())["learners"]
+
+
+RACES = ("protoss", "terran", "zerg")
+
+
+def battle_results_table() -> str:
+    """Return held-out win rates of each learner, seed by seed, beside the published ones."""
+    rows = []
+    for name, races in battles().items():
+        cells = []
+        for race in RACES:
+            rates = [run["win_rate"] for run in races.get(race, {}).values()]
+            texts = " / ".join(f"{rate:.1%}" for rate in rates)
+            cells.append(f"**{sum(rates) / len(rates):.1%}** ({texts})" if rates else "–")
+        rows.append((name, *cells))
+    for algorithm in ("mappo", "qmix"):
+        cells = []
+        for race in RACES:
+            rates = published(f"smacv2/{race}_5_vs_5", algorithm).near(2_000_000)
+            cells.append(f"**{rates.mean():.1%}** ({' / '.join(f'{rate:.1%}' for rate in rates)})")
+        rows.append((f"published {algorithm.upper()}, real game", *cells))
+    return table(("greedy, 1,024 held-out battles", *RACES), rows)
+
+
+def battle_time_table() -> str:
+    """Return wall-clock and speed of the same runs."""
+    rows = []
+    for name, races in battles().items():
+        runs = [run for seeds in races.values() for run in seeds.values()]
+        rates = sorted(run["steps_per_second"] for run in runs)
+        minutes = sorted(run["seconds"] / 60 for run in runs)
+        rows.append(
+            (
+                name,
+                runs[0]["threads"],
+                f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}, {rates[-1]:,.0f}]",
+                f"{statistics.median(minutes):.1f} [{minutes[0]:.1f}, {minutes[-1]:.1f}]",
+            )
+        )
+    return table(("", "threads", "steps/s", "minutes for 2 M steps"), rows)
+
+
+def battle_plasticity_table() -> str:
+    """Return rank, dead units and norms after the same runs, means over seeds and races."""
+    rows = []
+    for name, races in battles().items():
+        runs = [run["plasticity"] for seeds in races.values() for run in seeds.values()]
+        runs = [run for run in runs if run]
+        for network in runs[0] if runs else ():
+            cells = []
+            for metric, form in (("rank", ".0f"), ("dead", ".1f"), ("norm", ".1f")):
+                pair = [
+                    statistics.mean(run[network][key] for run in runs)
+                    for key in (f"{metric}_first", metric)
+                ]
+                cells.append(" → ".join(format(value, form) for value in pair))
+            rows.append((name, network, *cells))
+    return table(("", "network", "feature rank", "dead units", "feature norm"), rows)
+
+
+def battle_speed_table() -> str:
+    """Return steps/s of each learner, and where the time goes."""
+    path = ROOT / "benchmarks" / "results" / "battle_speed.json"
+    rows = []
+    for name, found in json.loads(path.read_text()).items():
+        if name in ("machine", "seconds"):
+            continue
+        for env, row in found.items():
+            shares = [f"{row['shares'][part]:.0%}" for part in ("env", "inference", "learn")]
+            rate = f"{row['median']:,.0f} [{row['min']:,.0f}, {row['max']:,.0f}]"
+            rows.append((name, f"`{env.removeprefix('smacv2/')}`", rate, *shares))
+    return table(("", "scenario", "steps/s", "env", "inference", "update"), rows)
 
 
 def results_table(experiment: str, columns: dict[str, tuple[str, str]]) -> str:
@@ -170,12 +274,22 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "battle": lambda: flags_table(BattleConfig),
+    "battle_plasticity": battle_plasticity_table,
+    "battle_results": battle_results_table,
+    "battle_speed": battle_speed_table,
+    "battle_time": battle_time_table,
     "mappo": lambda: flags_table(MappoConfig),
+    "mappo_profiles": lambda: battle_profile_table("mappo"),
     "mappo_results": lambda: results_table("mappo", MAPPO_COLUMNS),
     "options": options_table,
     "plasticity": lambda: flags_table(PlasticityConfig),
     "ppo": lambda: flags_table(PpoConfig),
+    "pqn": lambda: flags_table(PqnConfig),
     "profiles": profiles_table,
+    "qmix": lambda: flags_table(QmixConfig),
+    "qmix_profiles": lambda: battle_profile_table("qmix"),
+    "value": lambda: flags_table(ValueConfig),
     "rules": rules_table,
     "scenarios": scenarios_table,
     "scores": lambda: results_table("scores", SCORE_COLUMNS),

@@ -1,0 +1,246 @@
+"""Learners of battles: how fast they are, and what they have learnt after 2 M steps.
+
+    python benchmarks/battle_learners.py speed             # steps/s and where the time goes
+    python benchmarks/battle_learners.py train --jobs 2    # all runs, evaluated; goes on if stopped
+    python benchmarks/battle_learners.py collect           # the runs' numbers to results/*.json
+
+`train` starts `baselines` commands, so its runs are what a user would get. docs/results.md shows
+the numbers.
+"""
+
+import argparse
+import concurrent.futures
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+STEPS, BATTLES = 2_000_000, 1024
+RACES, SEEDS = ("protoss", "terran", "zerg"), (1, 2, 3)
+# name: command, its flags, iterations between measurements of plasticity (about 20 in a run)
+LEARNERS: dict[str, tuple[str, list[str], int]] = {
+    "MAPPO, published settings": ("mappo", ["--profile", "smacv2_paper"], 200),
+    "QMIX, published settings": ("qmix", ["--profile", "smacv2_paper"], 200),
+    "MAPPO": ("mappo", [], 12),
+    "MAPPO, attention": ("mappo", ["--encoder", "attention"], 12),
+    "QMIX": ("qmix", [], 13),
+    "PQN-VDN": ("pqn", [], 25),
+    "PQN-VDN, attention": ("pqn", ["--encoder", "attention"], 25),
+}
+PARTS = ("env", "inference", "learn")
+PLASTICITY = {
+    "rank": "feature_rank",
+    "dead": "dead_units",
+    "norm": "feature_norm",
+    "weight_norm": "weight_norm",
+}
+
+
+def main() -> None:
+    """Do what the command line asks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("speed", "train", "collect"))
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/results"))
+    parser.add_argument("--learners", nargs="*", default=list(LEARNERS), choices=list(LEARNERS))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each speed measurement")
+    options = parser.parse_args()
+    {"speed": speed, "train": train, "collect": collect}[options.what](options)
+
+
+# --- Speed ---------------------------------------------------------------------------------------
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Measure each learner in a process of its own, print and store."""
+    found: dict[str, Any] = {"machine": machine(options.threads), "seconds": options.seconds}
+    for name in options.learners:
+        for size in (5, 10):
+            env = f"smacv2/terran_{size}_vs_{size}"
+            arguments = (name, env, options.threads, options.seconds)
+            with concurrent.futures.ProcessPoolExecutor(1) as pool:
+                found.setdefault(name, {})[env] = row = pool.submit(measure, *arguments).result()
+            shares = "  ".join(f"{part} {row['shares'][part]:.0%}" for part in PARTS)
+            print(
+                f"{name:<28}{env:<24}{row['median']:>8,.0f} steps/s"
+                f" [{row['min']:,.0f}, {row['max']:,.0f}]  {shares}",
+                flush=True,
+            )
+    write(RESULTS / "battle_speed.json", found)
+
+
+def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]:
+    """Return steps/s of a learner's iterations over five spans of time, and shares of time."""
+    from baselines.cli import COMMANDS, parse
+    from baselines.profiles import profile_defaults
+    from baselines.run import prepare_torch
+
+    command, flags, _ = LEARNERS[name]
+    arguments = [*flags, "--env", env, "--num-threads", str(threads)]
+    config = parse(command, COMMANDS[command][1], arguments, profile_defaults(command, arguments))
+    prepare_torch(threads, config.device)
+    trainer = importlib.import_module(f"baselines.{command}").make_trainer(config)
+    warm = getattr(config, "batch_episodes", 0)  # QMIX learns once it has a batch
+    while trainer.iteration < 3 or getattr(trainer, "episodes", warm) < 2 * warm:
+        trainer.iterate()
+    rates, spent = [], dict.fromkeys(PARTS, 0.0)
+    for _ in range(5):
+        before, lasted = trainer.global_step, 0.0
+        while lasted < seconds / 5:
+            metrics = trainer.iterate()
+            for part in PARTS:
+                spent[part] += metrics[f"time/{part}_seconds"]
+                lasted += metrics[f"time/{part}_seconds"]
+        rates.append((trainer.global_step - before) / lasted)
+    total = sum(spent.values())
+    return {
+        "median": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+        "shares": {part: spent[part] / total for part in PARTS},
+    }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return what the numbers were measured on."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    model = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    name = model[0].partition(":")[2].strip() if model else platform.processor()
+    return {"cpu": name, "cores": cores, "threads": threads, "torch": torch.__version__}
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+def train(options: argparse.Namespace) -> None:
+    """Run everything that has no evaluation yet, `--jobs` at once."""
+    names = [(n, race, seed) for n in options.learners for seed in SEEDS for race in RACES]
+    write(options.runs_dir / "machine.json", machine(options.threads))
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for line in pool.map(lambda name: run(options, *name), names):
+            print(line, flush=True)
+
+
+def run(options: argparse.Namespace, name: str, race: str, seed: int) -> str:
+    """Train one seed, or let it go on, and evaluate it; return what to print."""
+    command, flags, every = LEARNERS[name]
+    folder = folder_of(options.runs_dir, name, race, seed)
+    found = sorted(folder.glob("*/config.json"))
+    if list(folder.glob("*/evaluations/*.json")):
+        return f"{folder}: done"
+    baselines = [sys.executable, "-m", "baselines"]
+    if found:
+        call([*baselines, command, "--resume", str(found[0].parent)], folder)
+    else:
+        flags = [*flags, "--env", f"smacv2/{race}_5_vs_5", "--seed", str(seed)]
+        flags += ["--total-steps", str(STEPS), "--num-threads", str(options.threads)]
+        flags += ["--probe", str(every), "--runs-dir", str(folder), "--keep-checkpoints", "1"]
+        call([*baselines, command, *flags], folder)
+    (path,) = (config.parent for config in folder.glob("*/config.json"))
+    threads = ["--num-threads", str(options.threads)]
+    said = call([*baselines, "evaluate", str(path), "--episodes", str(BATTLES), *threads], folder)
+    return f"{folder}: {said.splitlines()[1]}"
+
+
+def call(command: list[str], folder: Path) -> str:
+    """Run a command and return its output, which also stands in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with (folder / "output.txt").open("a") as file:
+        file.write(done.stdout[-20_000:] + done.stderr)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def folder_of(runs_dir: Path, name: str, race: str, seed: int) -> Path:
+    """Return where a run lies."""
+    slug = name.lower().replace(", ", "_").replace(" ", "_").replace("-", "_")
+    return runs_dir / slug / f"{race}_seed{seed}"
+
+
+# --- Results -------------------------------------------------------------------------------------
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Write what the runs found to results/battles.json."""
+    machine_file = options.runs_dir / "machine.json"
+    found: dict[str, Any] = {"machine": json.loads(machine_file.read_text()), "learners": {}}
+    for name in LEARNERS:
+        for race in RACES:
+            for seed in SEEDS:
+                folders = list(folder_of(options.runs_dir, name, race, seed).glob("*/config.json"))
+                if folders:
+                    row = numbers_of(folders[0].parent)
+                    place = found["learners"].setdefault(name, {}).setdefault(race, {})
+                    place[str(seed)] = row
+    write(RESULTS / "battles.json", found)
+
+
+def numbers_of(path: Path) -> dict[str, Any]:
+    """Return one run's result: held-out win rate, training win rates, time, plasticity."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    config = json.loads((path / "config.json").read_text())["config"]
+    timed = ("env", "inference", "learn")
+    seconds = sum(line[f"time/{part}_seconds"] for line in lines for part in timed)
+    row: dict[str, Any] = {
+        "steps": lines[-1]["global_step"],
+        "seconds": seconds,
+        "threads": config["num_threads"],
+        "steps_per_second": lines[-1]["global_step"] / seconds,
+        "training_win_rate": training_win_rate(lines),
+        "plasticity": plasticity(lines),
+    }
+    for file in path.glob("evaluations/*greedy*.json"):
+        result = json.loads(file.read_text())
+        names = ("win_rate", "win_rate_interval_95", "episodes", "episodic_return", "timeouts")
+        row |= {name: result[name] for name in names}
+    return row
+
+
+def training_win_rate(lines: list[dict[str, Any]]) -> float | None:
+    """Return the share of battles won in the last 250,000 steps of training."""
+    last = [line for line in lines if line["global_step"] > lines[-1]["global_step"] - 250_000]
+    battles = sum(line["charts/episodes"] for line in last)
+    won = sum(line["charts/episodes"] * (line.get("charts/win_rate") or 0.0) for line in last)
+    return won / battles if battles else None
+
+
+def plasticity(lines: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return first and last measurement of each network, the last one as the mean of three."""
+    measured = [line for line in lines if any(name.startswith("plasticity/") for name in line)]
+    found: dict[str, dict[str, float]] = {}
+    if not measured:
+        return found
+    networks = {name.rpartition("/")[2] for name in measured[0] if "/feature_rank/" in name}
+    for network in sorted(networks):
+        found[network] = {}
+        for short, metric in PLASTICITY.items():
+            values = [line[f"plasticity/{metric}/{network}"] for line in measured]
+            found[network][f"{short}_first"] = values[0]
+            found[network][short] = statistics.mean(values[-3:])
+    return found
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main()
