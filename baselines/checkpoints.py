@@ -36,6 +36,9 @@ class Replay(Protocol):
     def write(self, file: BinaryIO) -> None:
         """Write it all."""
 
+    def release(self) -> None:
+        """Hold nothing back any more, whether it was written or not."""
+
 
 @dataclasses.dataclass
 class Checkpoint:
@@ -64,9 +67,12 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     manifest = {"global_step": checkpoint.global_step, "files": files}
     write_json(temporary / "manifest.json", manifest)
     temporary.chmod(0o755)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():  # whole until the new one takes its place
+        target.rename(tempfile.mkdtemp(prefix=".tmp_old_", dir=folder))
     temporary.rename(target)
     _sync(folder)
+    for old in folder.glob(".tmp_old_*"):
+        shutil.rmtree(old)
     for old in step_folders(folder)[:-keep]:
         shutil.rmtree(old)
     return target

@@ -56,11 +56,8 @@ class EpisodeReplay:
         self.num_slots = capacity + env.num_envs
         self.fields = fields_of(sizes)
         self.data: dict[str, Tensor] = {}  # (num_slots * num_rows, ...) by name
-        self.length = np.zeros(self.num_slots, np.int64)
-        self.terminated = np.zeros(self.num_slots, bool)
         self.ended: deque[int] = deque()  # slots of ended episodes, oldest first
         self.open = np.arange(env.num_envs)  # slot of each env's episode
-        self._free = deque(range(env.num_envs, self.num_slots))
         self._writing: ReplayWriter | None = None
 
     @property
@@ -86,6 +83,9 @@ class EpisodeReplay:
             UsageError: there is not as much.
         """
         self._check_memory()
+        self.length = np.zeros(self.num_slots, np.int64)
+        self.terminated = np.zeros(self.num_slots, bool)
+        self._free = deque(range(self.num_envs, self.num_slots))
         rows = self.num_slots * self.num_rows
         for name, (shape, dtype) in self.fields.items():
             self.data[name] = torch.empty(rows, *shape, dtype=dtype, device=self.device)
@@ -243,14 +243,15 @@ class ReplayWriter:
 
     def write(self, file: BinaryIO) -> None:
         """Write everything; called by the thread that writes the checkpoint."""
-        try:
-            for texts in self._open:
-                file.writelines(texts)
-            for index, slot in enumerate(self._ended):
-                file.writelines(self._texts(slot))
-                self._advance(index + 1)
-        finally:
-            self._advance(len(self._ended))
+        for texts in self._open:
+            file.writelines(texts)
+        for index, slot in enumerate(self._ended):
+            file.writelines(self._texts(slot))
+            self._advance(index + 1)
+
+    def release(self) -> None:
+        """Let the learner write over everything: the file is complete, or was given up."""
+        self._advance(len(self._ended))
 
     def _advance(self, written: int) -> None:
         with self._progress:

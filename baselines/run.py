@@ -140,7 +140,7 @@ class Run:
         One with a replay is written by a thread meanwhile; an error in it is raised by the next
         `save` or by `close`.
         """
-        self._finish_writing()
+        self.wait()
         self._writer.flush()
         os.fsync(self._metrics.fileno())
         self._saved_step, self._saved_time = checkpoint.global_step, time.monotonic()
@@ -150,6 +150,7 @@ class Run:
         else:
             checkpoint = checkpoints.detached(checkpoint)
             self._writing = self._pool.submit(checkpoints.save, folder, checkpoint, keep)
+            self._writing.add_done_callback(lambda _: checkpoint.replay.release())
 
     @property
     def is_writing(self) -> bool:
@@ -158,20 +159,21 @@ class Run:
 
     def last_checkpoint(self) -> Path:
         """Return the latest checkpoint folder."""
-        self._finish_writing()
+        self.wait()
         return checkpoints.step_folders(self.path / "checkpoints")[-1]
 
     def close(self) -> None:
         """Wait for a checkpoint that is being written, and close the files."""
         try:
-            self._finish_writing()
+            self.wait()
         finally:
             self._pool.shutdown()
             self._metrics.close()
             self._writer.close()
             os.close(self._lock)
 
-    def _finish_writing(self) -> None:
+    def wait(self) -> None:
+        """Return once no checkpoint is being written; raise what went wrong with it."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -273,6 +275,11 @@ class RunGroup:
     def last_checkpoint(self, index: int) -> Path:
         """Return the latest checkpoint folder of one run."""
         return self.runs[index].last_checkpoint()
+
+    def wait(self) -> None:
+        """Return once no checkpoint is being written."""
+        for run in self.runs:
+            run.wait()
 
     def how_to_continue(self, command: str, number: int) -> str:
         """Return what to print when a signal has stopped the runs."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,6 +207,7 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
             saved = group.iteration
     if saved != group.iteration:
         save(group, runs)
+    runs.wait()  # a second SIGTERM must not end the process meanwhile
 
 
 def save(group: Group, runs: RunGroup) -> None:
@@ -232,7 +232,7 @@ def check_losses(group: Group, metrics: Sequence[Metrics | None], runs: RunGroup
     """
     for index, values in enumerate(metrics):
         for name, value in (values or {}).items():
-            if name.startswith("losses/") and not (math.isfinite(value) and value < EXPLODED):
+            if name.startswith("losses/") and not abs(value) < EXPLODED:
                 raise _broken(group, runs, index, f"{name} is {value:g}")
 
 
