@@ -94,19 +94,19 @@ class Seeds:
         return self.trainer.global_steps
 
     @property
-    def iteration(self) -> int:
-        """Iterations done."""
-        return self.trainer.iteration
+    def iterations(self) -> list[int]:
+        """Iterations that each seed has done."""
+        return [self.trainer.iteration] * len(self.global_steps)
 
     @property
     def finished(self) -> bool:
         """Whether all iterations are done."""
-        return self.iteration >= num_iterations(self.trainer.config)
+        return self.trainer.iteration >= num_iterations(self.trainer.config)
 
     @property
     def snapshot_due(self) -> bool:
         """Whether weights are kept now."""
-        return self.iteration in self._snapshots
+        return self.trainer.iteration in self._snapshots
 
     def iterate(self) -> list[dict[str, float]]:
         """Collect and learn once."""

@@ -48,7 +48,7 @@ class Group(Protocol):
     """The seeds that train at once, in the order of their numbers."""
 
     global_steps: Sequence[int]
-    iteration: int
+    iterations: Sequence[int]
     finished: bool
     snapshot_due: bool
 
@@ -89,9 +89,9 @@ class Learners:
         return [learner.global_step for learner in self.learners]
 
     @property
-    def iteration(self) -> int:
-        """Iterations that the seed that trained longest has done."""
-        return max(learner.iteration for learner in self.learners)
+    def iterations(self) -> list[int]:
+        """Iterations that each seed has done."""
+        return [learner.iteration for learner in self.learners]
 
     @property
     def finished(self) -> bool:
@@ -192,11 +192,11 @@ def train_group(command: str, config: Any, group: Group, runs: RunGroup) -> int 
 def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) -> None:
     """Iterate until the end, or until a signal asks to stop; the last state is saved."""
     progress.say(f"run folder {runs.path}")
-    saved = group.iteration
-    if group.iteration == 0 and group.snapshot_due:
+    if not any(group.iterations) and group.snapshot_due:
         runs.snapshot(group.save_state())
+    saved = True
     while not group.finished and stop.signal is None:
-        metrics = group.iterate()
+        metrics, saved = group.iterate(), False
         runs.log(group.global_steps, metrics)
         progress.update(sum(map(int, group.global_steps)), over_seeds(metrics))
         check_losses(group, metrics, runs)
@@ -204,8 +204,8 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
             runs.snapshot(group.save_state())
         if runs.checkpoint_due(group.global_steps):
             save(group, runs)
-            saved = group.iteration
-    if saved != group.iteration:
+            saved = True
+    if not saved:
         save(group, runs)
     runs.wait()  # a second SIGTERM must not end the process meanwhile
 
@@ -238,7 +238,7 @@ def check_losses(group: Group, metrics: Sequence[Metrics | None], runs: RunGroup
 
 def _broken(group: Group, runs: RunGroup, index: int, what: str) -> TrainingError:
     return TrainingError(
-        f"seed {runs.runs[index].config['seed']}: {what} in iteration {group.iteration};"
+        f"seed {runs.runs[index].config['seed']}: {what} in iteration {group.iterations[index]};"
         f" the last good checkpoint is {runs.last_checkpoint(index)}"
     )
 
