@@ -2,9 +2,11 @@
 
 Each step shows a cue; every live agent should choose the action of that number. Agents die at
 random steps, battles end at random steps, some only at the episode limit. With `memory=True` the
-cue is drawn once a battle and shown in its first step only.
+cue is drawn once a battle and shown in its first step only. `poison` is the reward of every step
+from each env's fourth battle on. `pause` is the time that a step takes, in seconds.
 """
 
+import time
 from typing import ClassVar
 
 import gymnasium
@@ -26,6 +28,8 @@ class CoordinationVectorEnv(gymnasium.vector.VectorEnv):
         obs_size=8,
         state_size=10,
         memory=False,
+        poison=None,
+        pause=0.0,
         episode_limit=10,
         max_episode_steps=None,
     ):
@@ -34,6 +38,7 @@ class CoordinationVectorEnv(gymnasium.vector.VectorEnv):
         self.num_envs, self.num_agents, self.num_actions = num_envs, num_agents, num_actions
         self.num_enemies, self.obs_size, self.state_size = 1, obs_size, state_size
         self.episode_limit, self.memory = episode_limit, memory
+        self.poison, self.pause = poison, pause
         self.fingerprint = {"engine_version": "toy-1", "memory": int(memory)}
         self.single_action_space = gymnasium.spaces.MultiDiscrete([num_actions] * num_agents)
         self.single_observation_space = gymnasium.spaces.Box(
@@ -55,10 +60,12 @@ class CoordinationVectorEnv(gymnasium.vector.VectorEnv):
         return self.last()
 
     def step(self, actions):
+        time.sleep(self.pause)
         begins = self.done.copy()
         alive, cue = self._alive(), self._cue()
         legal = np.take_along_axis(self._mask(), np.asarray(actions)[..., None], -1)[..., 0]
         hit = ((actions == cue[:, None]) & alive).sum(1) / alive.sum(1)
+        pay = hit if self.poison is None else np.where(self.episode < 3, hit, self.poison)
         self.hits += np.where(begins, 0.0, [hit, np.ones_like(hit)]).T
         self.illegal = np.where(begins, 0, (legal == 0).sum(1)).astype(np.int32)
         self.tick += ~begins
@@ -68,7 +75,7 @@ class CoordinationVectorEnv(gymnasium.vector.VectorEnv):
         self.won = self.done & (self.hits[:, 0] >= 0.8 * self.hits[:, 1])
         self.episode[begins] += np.uint64(1)
         self.tick[begins], self.hits[begins] = 0, 0.0
-        reward = np.where(begins, 0.0, hit).astype(np.float32)
+        reward = np.where(begins, 0.0, pay).astype(np.float32)
         obs, info = self.last()
         return obs, reward, terminated, truncated, info
 
