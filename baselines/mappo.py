@@ -16,6 +16,7 @@ from baselines.advantages import gae
 from baselines.buffers import RolloutBuffer
 from baselines.checkpoints import Checkpoint
 from baselines.config import MappoConfig
+from baselines.encoders import layout_of
 from baselines.errors import UsageError
 from baselines.mappo_instruments import (
     Before,
@@ -162,6 +163,8 @@ def make_agent(
         critic_input=config.critic_input,
         agent_id=config.shows_agent_id,
         value_norm=config.value_norm,
+        encoder=config.encoder,
+        layout=layout_of(sizes) if config.encoder == "attention" else None,
     )
     for name, network in agent.networks.items():
         hooks = interventions[name] if interventions else interventions_of(config, name)

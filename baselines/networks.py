@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from baselines.encoders import Entities, EntityAttention, layout_of, obs_entities, state_entities
 from baselines.layers import Gru
 from baselines.normalise import ValueNorm
+from smacv2.layout import Layout
 
 MASKED_LOGIT = -1e10  # its probability is exactly 0 in float32
 
@@ -21,6 +23,8 @@ class Network(nn.Module):
     LayerNorm after the GRU. Orthogonal weights with gain sqrt(2) in the trunk and `output_gain` in
     the head, zero biases. `"plain"` is PyMARL's agent: one linear layer with ReLU, nothing
     normalised, weights and biases uniform within 1/sqrt(inputs), as PyTorch draws them.
+    `"attention"` is `"mlp"` with `EntityAttention` in place of the trunk's first layer, and with
+    outputs of target actions that come from the targets' own rows.
 
     Args:
         input_size: features of one input.
@@ -28,7 +32,9 @@ class Network(nn.Module):
         output_size: outputs of the head.
         output_gain: gain of the head's weights; not read by `"plain"`.
         recurrent: put a GRU between trunk and head.
-        encoder: `"mlp"` or `"plain"`.
+        encoder: `"mlp"`, `"plain"` or `"attention"`.
+        entities: where they stand in an input, for `"attention"`.
+        num_targets: how many of the outputs, the last ones, belong to targets, for `"attention"`.
     """
 
     def __init__(
@@ -40,20 +46,23 @@ class Network(nn.Module):
         output_gain: float,
         recurrent: bool,
         encoder: str = "mlp",
+        entities: Entities | None = None,
+        num_targets: int = 0,
     ) -> None:
         super().__init__()
         self.is_plain = encoder == "plain"
+        self.attention = None
         if self.is_plain:
             self.trunk = nn.Sequential(nn.Linear(input_size, hidden_size), nn.ReLU(inplace=True))
+        elif encoder == "attention":
+            self.attention = EntityAttention(entities, hidden_size, num_targets)
+            self.trunk = nn.Sequential(nn.LayerNorm(hidden_size), *_layer(hidden_size, hidden_size))
+            output_size += self.attention.num_queries - num_targets
         else:
             self.trunk = nn.Sequential(
                 nn.LayerNorm(input_size),
-                _linear(input_size, hidden_size, math.sqrt(2)),
-                nn.ReLU(inplace=True),
-                nn.LayerNorm(hidden_size),
-                _linear(hidden_size, hidden_size, math.sqrt(2)),
-                nn.ReLU(inplace=True),
-                nn.LayerNorm(hidden_size),
+                *_layer(input_size, hidden_size),
+                *_layer(hidden_size, hidden_size),
             )
         self.gru = Gru(hidden_size, hidden_size) if recurrent else None
         self.gru_norm = nn.Identity()
@@ -69,16 +78,19 @@ class Network(nn.Module):
     def chain(self) -> nn.Sequential:
         """The feed-forward layers in a row: the trunk, and the linear layer that reads it.
 
-        That is the head, or with a GRU the GRU's input gates. Layers are shared, not copied.
+        That is the head, or with a GRU the GRU's input gates. Attention over entities, where there
+        is one, comes first. Layers are shared, not copied.
         """
-        return nn.Sequential(*self.trunk, self.head if self.gru is None else self.gru.input)
+        first = [self.attention] if self.attention else []
+        reader = self.head if self.gru is None else self.gru.input
+        return nn.Sequential(*first, *self.trunk, reader)
 
     def change_layers(self, change: Callable[[nn.Sequential], nn.Sequential]) -> None:
         """Replace the feed-forward layers by what `change` makes of them, weights drawn anew."""
         changed = change(self.chain)
         if not self.is_plain:
             initialise_orthogonal(changed, self.output_gain if self.gru is None else 1.0)
-        *trunk, reader = changed
+        *trunk, reader = changed[1:] if self.attention else changed
         self.trunk = nn.Sequential(*trunk)
         if self.gru is None:
             self.head = reader
@@ -109,11 +121,11 @@ class Network(nn.Module):
         Returns:
             Outputs (batch, output_size) and the next hidden state (batch, memory_size).
         """
-        features = self.trunk(inputs)
+        features, keys = self._read(inputs)
         if self.gru is not None:
             hidden = self.gru.step(self.gru.input(features), hidden)
             features = self.gru_norm(hidden)
-        return self.head(features), hidden
+        return self._outputs(features, keys), hidden
 
     def sequence(
         self, inputs: Tensor, hidden: Tensor, keep: Tensor, rows: Tensor
@@ -135,13 +147,13 @@ class Network(nn.Module):
         """
         num_steps, batch = inputs.shape[:2]
         memory = hidden.expand(num_steps, -1, -1)
-        features = self.trunk(inputs.flatten(0, 1).index_select(0, rows))
+        features, keys = self._read(inputs.flatten(0, 1).index_select(0, rows))
         if self.gru is not None:
             gates = features.new_zeros(num_steps * batch, 3 * self.memory_size)
             gates = gates.index_copy(0, rows, self.gru.input(features))
             memory = self.gru(gates.view(num_steps, batch, -1), hidden, keep)
             features = self.gru_norm(memory.flatten(0, 1).index_select(0, rows))
-        return self.head(features), memory
+        return self._outputs(features, keys), memory
 
     def packed(self, inputs: Tensor, sizes: list[int]) -> Tensor:
         """Compute all rows of whole episodes, which begin with a hidden state of zeros.
@@ -153,11 +165,27 @@ class Network(nn.Module):
         Returns:
             Outputs (num_rows, output_size).
         """
-        features = self.trunk(inputs)
+        features, keys = self._read(inputs)
         if self.gru is not None:
             hidden = self.initial_hidden(sizes[0])
             features = self.gru_norm(self.gru(self.gru.input(features), hidden, None, sizes))
-        return self.head(features)
+        return self._outputs(features, keys)
+
+    def _read(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return features (num_rows, hidden_size), and the keys of targets that attention found."""
+        if self.attention is None:
+            return self.trunk(inputs), None
+        pooled, keys = self.attention.read(inputs)
+        return self.trunk(pooled), keys
+
+    def _outputs(self, features: Tensor, keys: Tensor | None) -> Tensor:
+        outputs = self.head(features)
+        return outputs if keys is None else self.attention.logits(outputs, keys)
+
+
+def _layer(input_size: int, output_size: int) -> tuple[nn.Module, ...]:
+    linear = _linear(input_size, output_size, math.sqrt(2))
+    return linear, nn.ReLU(inplace=True), nn.LayerNorm(output_size)
 
 
 def make_agent_network(
@@ -177,9 +205,19 @@ def make_agent_network(
         recurrent: put a GRU before the head.
         encoder: see `Network`.
         last_action: its input has the one-hot of the last action after the observation.
-        agent_id: its input ends with the agent's one-hot index.
+        agent_id: its input ends with the agent's one-hot index, as `"attention"` needs it.
+
+    Raises:
+        UsageError: attention over entities in an environment that lists none.
     """
     input_size = sizes.obs_size + sizes.num_actions * last_action + sizes.num_agents * agent_id
+    entities, num_targets = None, 0
+    if encoder == "attention":
+        layout = layout_of(sizes)
+        entities, num_targets = (
+            obs_entities(layout, last_action=last_action),
+            layout.num_actions - layout.num_actions_no_attack,
+        )
     return Network(
         input_size,
         hidden_size,
@@ -187,6 +225,8 @@ def make_agent_network(
         output_gain=0.01,
         recurrent=recurrent,
         encoder=encoder,
+        entities=entities,
+        num_targets=num_targets,
     )
 
 
@@ -201,8 +241,10 @@ class Agent(nn.Module):
         hidden_size: width of all hidden layers.
         recurrent: GRU in actor and critic.
         critic_input: `"state"` or `"obs"`.
-        agent_id: append the agent's one-hot index to its observation.
+        agent_id: append the agent's one-hot index to its observation; attention always does.
         value_norm: normalise the critic's targets.
+        encoder: see `Network`.
+        layout: where entities stand in observations and state, for attention.
     """
 
     def __init__(
@@ -217,16 +259,30 @@ class Agent(nn.Module):
         critic_input: str,
         agent_id: bool,
         value_norm: bool,
+        encoder: str = "mlp",
+        layout: Layout | None = None,
     ) -> None:
         super().__init__()
         self.num_agents, self.num_actions = num_agents, num_actions
-        self.critic_input, self.agent_id = critic_input, agent_id
-        actor_size = obs_size + num_agents * agent_id
-        critic_size = state_size if critic_input == "state" else actor_size
+        self.critic_input, self.agent_id = critic_input, agent_id or encoder == "attention"
+        sees_state = critic_input == "state"
+        actor_size = obs_size + num_agents * self.agent_id
+        critic_size = state_size if sees_state else actor_size
+        options = {"recurrent": recurrent, "encoder": encoder}
+        seen: dict[str, Any] = {"actor": {}, "critic": {}}
+        if encoder == "attention":
+            entities = obs_entities(layout)
+            seen["actor"] = {
+                "entities": entities,
+                "num_targets": layout.num_actions - layout.num_actions_no_attack,
+            }
+            seen["critic"] = {"entities": state_entities(layout) if sees_state else entities}
         self.actor = Network(
-            actor_size, hidden_size, num_actions, output_gain=0.01, recurrent=recurrent
+            actor_size, hidden_size, num_actions, output_gain=0.01, **options, **seen["actor"]
         )
-        self.critic = Network(critic_size, hidden_size, 1, output_gain=1.0, recurrent=recurrent)
+        self.critic = Network(
+            critic_size, hidden_size, 1, output_gain=1.0, **options, **seen["critic"]
+        )
         self.value_norm = ValueNorm(enabled=value_norm)
 
     @property
