@@ -161,10 +161,14 @@ def flags_of(made):
 
 
 def start_command(environment, command, folder, **changes):
-    """Start `python -m baselines COMMAND` on a small run; both outputs go to one pipe."""
-    flags = flags_of(config(command, folder, **changes))
+    """Start `python -m baselines COMMAND` on a small run."""
+    return start(environment, command, *flags_of(config(command, folder, **changes)))
+
+
+def start(environment, command, *flags):
+    """Start `python -m baselines COMMAND FLAGS`; both outputs go to one pipe."""
     return subprocess.Popen(
-        [sys.executable, "-m", "baselines", command, *flags],
+        [sys.executable, "-m", "baselines", command, *map(str, flags)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
