@@ -7,7 +7,7 @@ enemy comes from that enemy's own row. docs/encoders.md has the formulas.
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from baselines.errors import UsageError
 from smacv2.layout import Block, Layout
 from smacv2.scenario import load_unit_types
 
-HEADS = 4  # fewer where the hidden size is no multiple of it
+HEADS = 2  # 1 where the hidden size is odd
 KEY_SIZE = 16  # numbers of a key, of all heads together
 CHUNK = 1024  # rows whose entities fit the processor's cache together
 
@@ -141,38 +141,99 @@ def _healers(layout: Layout, rows: Iterable[Columns]) -> Rows:
     return tuple(tuple(row[len(row) - count + at] for at in heals) for row in rows)
 
 
+class Targets(NamedTuple):
+    """What the units tell that target actions name."""
+
+    enemies: Tensor | None  # (num_rows, num_enemies, KEY_SIZE) keys; None without targets
+    allies: Tensor | None  # (num_rows, allies with a row, KEY_SIZE) keys; None where no unit heals
+    heals: Tensor | None  # (num_rows, 1) bool, its targets are allies; None where no unit heals
+    rows: Tensor | None  # (num_rows, num_targets) int64 row of each ally, past the last for none
+
+
+class Team(nn.Module):
+    """Embed the units of a team and sum them up, each weighted by how well it fits a query.
+
+    Weights are (inputs, outputs): so the gradient of a narrow layer takes a quarter of the time.
+
+    Args:
+        width: features of a unit, the last of which is 1.
+        size: width of its embedding.
+        are_targets: whether actions may name its units.
+    """
+
+    def __init__(self, width: int, size: int, *, are_targets: bool) -> None:
+        super().__init__()
+        self.heads = math.gcd(size, HEADS)
+        self.weight = nn.Parameter(torch.empty(width, size))
+        self.key_weight = nn.Parameter(torch.empty(width, KEY_SIZE))
+        target_weight = nn.Parameter(torch.empty(width, KEY_SIZE)) if are_targets else None
+        self.register_parameter("target_weight", target_weight)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw orthogonal weights."""
+        nn.init.orthogonal_(self.weight, math.sqrt(2))
+        nn.init.orthogonal_(self.key_weight)
+        if self.target_weight is not None:
+            nn.init.orthogonal_(self.target_weight, math.sqrt(2))
+
+    def forward(self, units: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the weighted sum of embeddings, and the keys of target actions if there are any.
+
+        Args:
+            units: (num_rows, num_units, width); all 0 where a unit is not seen, so that its
+                embedding and its keys are 0 as well.
+            query: (num_rows, KEY_SIZE).
+
+        Returns:
+            (num_rows, size) and (num_rows, num_units, KEY_SIZE).
+        """
+        num_rows, num_units, _ = units.shape
+        rows, heads = units.flatten(0, 1), (num_rows, num_units, self.heads)
+        keys = (rows @ self.key_weight).view(num_rows, num_units, KEY_SIZE)
+        query = query / math.sqrt(KEY_SIZE / self.heads)
+        scores = (keys * query.unsqueeze(1)).view(*heads, KEY_SIZE // self.heads).sum(3)
+        embeddings = (rows @ self.weight).relu_().view(*heads, self.weight.shape[1] // self.heads)
+        summed = (embeddings * scores.sigmoid().unsqueeze(3)).sum(1).flatten(1)
+        if self.target_weight is None:
+            return summed, None
+        return summed, (rows @ self.target_weight).relu_().view(num_rows, num_units, KEY_SIZE)
+
+
 class EntityAttention(nn.Module):
-    """Pool entities into the features of the agent that looks at them.
+    """Sum up the units that an agent sees into features, whatever their order.
 
-    An entity's embedding is one linear layer with ReLU of its row; enemies and allies have weights
-    of their own. Features are the embedding of what is the agent's own, plus the sum of the
-    entities' embeddings, each weighted, in each of `HEADS` parts of it, by
-    sigmoid(key · query / √size). The key is linear in the embedding, the query in what is own.
-    Entities that are not seen have weight 0.
+    Features are the embedding of what is the agent's own plus those of the units. An embedding is
+    one linear layer with ReLU; own features, enemies and allies each have theirs. A unit's counts,
+    in each of `HEADS` parts of the features, by sigmoid(key · query / √size), where the key is
+    linear in the unit's row and the query in what is own. Units that are not seen count nothing.
 
-    Its parameters are no `nn.Linear`: rows of entities are no rows of a batch.
+    A target action has a key too, one more linear layer with ReLU of the row of the unit it names,
+    which `logits` multiplies with a query that the whole network makes.
+
+    Its parameters are in no `nn.Linear`, since rows of units are no rows of a batch.
 
     Args:
         entities: where they stand in an input.
-        hidden_size: width of embeddings and features.
-        num_targets: how many target actions to make keys for.
+        hidden_size: width of the features.
+        num_targets: how many target actions there are; 0 for a network that chooses none.
     """
 
     def __init__(self, entities: Entities, hidden_size: int, num_targets: int = 0) -> None:
         super().__init__()
         self.entities, self.num_targets = entities, num_targets
-        self.heads = math.gcd(hidden_size, HEADS)
+        self.num_agents = len(entities.agent_id) or len(entities.allies)
         self.has_healers = any(aims.healer[0] for aims in entities.aims)
-        own, marks = len(entities.own), len(entities.aims)
-        enemy = len(entities.enemies[0]) + marks
-        ally = len(entities.allies[0]) + marks * self.has_healers if entities.allies else 0
-        names_allies = num_targets > 0 and self.has_healers
-        self.own_weight, self.own_bias = _weights(own, hidden_size)
-        self.query_weight, self.query_bias = _weights(own, 2 * KEY_SIZE)
-        self.enemy_weight, self.enemy_bias = _weights(enemy, hidden_size)
-        self.ally_weight, self.ally_bias = _weights(ally, hidden_size)
-        self.enemy_keys, _ = _weights(hidden_size, KEY_SIZE * (1 + (num_targets > 0)))
-        self.ally_keys, _ = _weights(hidden_size, KEY_SIZE * (1 + names_allies))
+        own, extra = len(entities.own), len(entities.aims) + 1
+        enemy, ally = (len(rows[0]) if rows else 0 for rows in (entities.enemies, entities.allies))
+        self.own_weight = nn.Parameter(torch.empty(own, hidden_size))
+        self.own_bias = nn.Parameter(torch.empty(hidden_size))
+        self.query_weight = nn.Parameter(torch.empty(own, 2 * KEY_SIZE))
+        self.query_bias = nn.Parameter(torch.empty(2 * KEY_SIZE))
+        are_targets = num_targets > 0
+        self.enemies = Team(enemy + extra, hidden_size, are_targets=are_targets)
+        heals = are_targets and self.has_healers
+        self.allies = Team(ally + extra, hidden_size, are_targets=heals)
         self._keep_columns()
         self.reset_parameters()
 
@@ -180,16 +241,16 @@ class EntityAttention(nn.Module):
         """Keep tables of indices as buffers, so that they follow the module to its device."""
 
         def keep(name: str, table: Any) -> None:
-            self.register_buffer(name, torch.tensor(table, dtype=torch.long), persistent=False)
+            self.register_buffer(name, torch.as_tensor(table, dtype=torch.long), persistent=False)
 
         entities, targets = self.entities, range(self.num_targets)
-        keep("own", entities.own)
-        keep("enemies", entities.enemies)
-        keep("allies", entities.allies)
-        keep("agent_id", entities.agent_id)
+        keep("own_columns", entities.own)
+        keep("id_columns", entities.agent_id)
+        keep("enemy_columns", entities.enemies)
+        keep("ally_columns", entities.allies or torch.empty(0, 0))
         for at, aims in enumerate(entities.aims):
-            keep(f"slots_{at}", aims.slots)
-            keep(f"healer_{at}", aims.healer)
+            keep(f"slot_columns_{at}", aims.slots)
+            keep(f"healer_columns_{at}", aims.healer)
         # An observation leaves its agent out: which ally has a row, and which row an ally has.
         agents, rows = range(len(entities.agent_id)), len(entities.allies)
         keep("ally_of_row", [[row + (row >= agent) for row in range(rows)] for agent in agents])
@@ -197,15 +258,12 @@ class EntityAttention(nn.Module):
         keep("row_of_ally", [[other.get(ally, rows) for ally in targets] for other in others])
 
     def reset_parameters(self) -> None:
-        """Draw orthogonal weights, and queries that differ from head to head."""
-        for weight in (self.own_weight, self.enemy_weight, self.ally_weight):
-            nn.init.orthogonal_(weight, math.sqrt(2))
-        for weight in (self.query_weight, self.enemy_keys, self.ally_keys):
-            nn.init.orthogonal_(weight)
-        for bias in (self.own_bias, self.enemy_bias, self.ally_bias):
-            nn.init.zeros_(bias)
+        """Draw orthogonal weights, and queries that differ from the start."""
+        nn.init.orthogonal_(self.own_weight, math.sqrt(2))
+        nn.init.zeros_(self.own_bias)
+        nn.init.orthogonal_(self.query_weight)
         nn.init.normal_(self.query_bias)
-        if not self.entities.own:  # a constant, against which the sum of entities is large or small
+        if not self.entities.own:  # a constant, against which the sum of units is large or small
             nn.init.uniform_(self.own_bias)
 
     @property
@@ -217,102 +275,79 @@ class EntityAttention(nn.Module):
         """Return features (num_rows, hidden_size) of inputs (num_rows, input_size)."""
         return self.read(inputs)[0]
 
-    def read(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (num_rows, hidden_size) and keys (num_rows, num_targets, KEY_SIZE).
-
-        Keys are those of enemies, or of allies where the agent is a healer, and 0 where a target
-        is no unit.
-        """
+    def read(self, inputs: Tensor) -> tuple[Tensor, list[Targets]]:
+        """Return features (num_rows, hidden_size), and what `logits` takes of the same rows."""
         parts = [self._read(chunk) for chunk in inputs.split(CHUNK)]
-        features, keys = zip(*parts, strict=True)
-        return torch.cat(features), torch.cat(keys)
+        return torch.cat([features for features, _ in parts]), [targets for _, targets in parts]
 
-    def logits(self, outputs: Tensor, keys: Tensor) -> Tensor:
+    def logits(self, outputs: Tensor, targets: list[Targets]) -> Tensor:
         """Turn what a linear head says of all targets into one number for each.
 
         Args:
             outputs: (num_rows, basic actions + num_queries): of the latter the first goes to all
-                targets alike, the rest is multiplied with their keys.
-            keys: (num_rows, num_targets, KEY_SIZE) from `read`.
+                targets alike, the rest is the query.
+            targets: from `read`.
 
         Returns:
-            (num_rows, basic actions + num_targets).
+            (num_rows, basic actions + num_targets); a target that is not seen, or is no unit, gets
+            what goes to all.
         """
         if not self.num_targets:
             return outputs
+        parts = zip(outputs.split(CHUNK), targets, strict=True)
+        return torch.cat([self._logits(*part) for part in parts])
+
+    def _logits(self, outputs: Tensor, targets: Targets) -> Tensor:
         basic, common, query = outputs.tensor_split((-1 - KEY_SIZE, -KEY_SIZE), 1)
-        matches = (keys * query.unsqueeze(1)).sum(2) / math.sqrt(KEY_SIZE)
+        query = query.unsqueeze(1) / math.sqrt(KEY_SIZE)
+        matches = _fit((targets.enemies * query).sum(2), self.num_targets)
+        if targets.heals is not None:
+            helps = _fit((targets.allies * query).sum(2), targets.allies.shape[1] + 1)
+            matches = torch.where(targets.heals, helps.gather(1, targets.rows), matches)
         return torch.cat([basic, common + matches], 1)
 
-    def _read(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        own = inputs.index_select(1, self.own)
-        queries = torch.addmm(self.query_bias, own, self.query_weight).split(KEY_SIZE, 1)
-        agent = inputs.index_select(1, self.agent_id).argmax(1) if len(self.agent_id) else None
+    def _read(self, inputs: Tensor) -> tuple[Tensor, Targets]:
+        own = inputs.index_select(1, self.own_columns)
+        queries = torch.addmm(self.query_bias, own, self.query_weight)
+        agent = (
+            inputs.index_select(1, self.id_columns).argmax(1) if self.entities.agent_id else None
+        )
         enemy_marks, ally_marks = self._marks(inputs, agent)
-        weights = (self.enemy_weight, self.enemy_bias, self.enemy_keys)
-        enemies = _take(inputs, self.enemies)
-        enemy_sum, enemy_keys = self._pool(enemies, enemy_marks, queries[0], *weights)
-        weights = (self.ally_weight, self.ally_bias, self.ally_keys)
-        allies = _take(inputs, self.allies)
-        ally_sum, ally_keys = self._pool(allies, ally_marks, queries[1], *weights)
+        enemies = _units(_take(inputs, self.enemy_columns), enemy_marks)
+        allies = _units(_take(inputs, self.ally_columns), ally_marks)
+        enemy_sum, enemy_keys = self.enemies(enemies, queries[:, :KEY_SIZE])
+        ally_sum, ally_keys = self.allies(allies, queries[:, KEY_SIZE:])
         features = torch.addmm(self.own_bias, own, self.own_weight).relu() + enemy_sum + ally_sum
-        return features, self._target_keys(inputs, agent, enemy_keys, ally_keys)
+        heals, rows = None, None
+        if self.has_healers and self.num_targets:
+            heals = _take(inputs, self.healer_columns_0).sum(2) > 0
+            rows = self.row_of_ally[agent]
+        return features, Targets(enemy_keys, ally_keys, heals, rows)
 
     def _marks(self, inputs: Tensor, agent: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what units aim at, as features of enemies and of allies: (num_rows, units, 1)."""
+        """Return what is aimed at enemies, and at allies: (num_rows, units) for each of `aims`."""
         enemies, allies = [], []
-        num_agents = len(self.agent_id) or len(self.allies)
         for at in range(len(self.entities.aims)):
-            slots = _take(inputs, getattr(self, f"slots_{at}"))
-            fights = slots.sum(1)
-            if self.has_healers:
-                heals = _take(inputs, getattr(self, f"healer_{at}")).sum(2, keepdim=True)
-                helps = (slots * heals).sum(1)
-                fights = fights - helps
-                helps = functional.pad(helps, (0, num_agents - helps.shape[1]))
-                if agent is not None:
-                    helps = helps.gather(1, self.ally_of_row[agent])
-                allies.append(helps.unsqueeze(2))
-            fights = functional.pad(fights, (0, len(self.enemies) - fights.shape[1]))
-            enemies.append(fights.unsqueeze(2))
+            slots = _take(inputs, getattr(self, f"slot_columns_{at}"))
+            heals = _take(inputs, getattr(self, f"healer_columns_{at}")).sum(2, keepdim=True)
+            helps = (slots * heals).sum(1)
+            enemies.append(_fit(slots.sum(1) - helps, len(self.entities.enemies)))
+            helps = _fit(helps, self.num_agents)
+            allies.append(helps if agent is None else helps.gather(1, self.ally_of_row[agent]))
         return enemies, allies
-
-    def _pool(
-        self, rows: Tensor, marks: list[Tensor], query: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of embeddings (num_rows, hidden_size), and targets' keys."""
-        shape, (weight, bias, to_keys) = rows.shape[:2], weights
-        features = torch.cat([rows, *marks], 2).flatten(0, 1)
-        embeddings = torch.addmm(bias, features, weight).relu_()
-        keys = (embeddings @ to_keys).view(*shape, -1)
-        matches = keys[..., :KEY_SIZE] * query.unsqueeze(1)
-        scores = matches.view(*shape, self.heads, -1).sum(3) / math.sqrt(KEY_SIZE / self.heads)
-        shares = scores.sigmoid() * rows.any(2, keepdim=True)
-        parts = embeddings.view(*shape, self.heads, -1) * shares.unsqueeze(3)
-        return parts.sum(1).flatten(1), keys[..., KEY_SIZE:]
-
-    def _target_keys(
-        self, inputs: Tensor, agent: Tensor | None, enemies: Tensor, allies: Tensor
-    ) -> Tensor:
-        """Return keys by target (num_rows, num_targets, KEY_SIZE) from keys by row."""
-        if not self.num_targets:
-            return enemies
-        keys = functional.pad(enemies, (0, 0, 0, self.num_targets - enemies.shape[1]))
-        if not self.has_healers:
-            return keys
-        heals = _take(inputs, self.healer_0).sum(2, keepdim=True)
-        rows = self.row_of_ally[agent].unsqueeze(2).expand_as(keys)
-        return torch.where(heals > 0, functional.pad(allies, (0, 0, 0, 1)).gather(1, rows), keys)
-
-
-def _weights(inputs: int, outputs: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Return weights (inputs, outputs), and biases.
-
-    This way round the gradient of a narrow layer's weights takes a quarter of the time.
-    """
-    return nn.Parameter(torch.zeros(inputs, outputs)), nn.Parameter(torch.zeros(outputs))
 
 
 def _take(inputs: Tensor, columns: Tensor) -> Tensor:
     """Return columns (rows, width) of inputs (num_rows, input_size): (num_rows, rows, width)."""
     return inputs.index_select(1, columns.flatten()).view(len(inputs), *columns.shape)
+
+
+def _fit(numbers: Tensor, width: int) -> Tensor:
+    """Return (num_rows, width): numbers (num_rows, any) without the last ones, or with zeros."""
+    return functional.pad(numbers, (0, width - numbers.shape[1]))
+
+
+def _units(rows: Tensor, marks: list[Tensor]) -> Tensor:
+    """Append marks, and 1, to the rows of units that are seen: (num_rows, units, width)."""
+    seen = rows.any(2)
+    return torch.cat([rows, torch.stack([*(mark * seen for mark in marks), seen], 2)], 2)

@@ -258,7 +258,7 @@ def test_a_moment_without_any_unit_is_as_the_own_features_alone():
     moment = Moment.draw(layout, 0)
     moment.enemies[:], moment.seen[:] = 0, False
     (inputs,) = torch.as_tensor(moment.inputs(*orders(layout, 0)[0])[None])
-    own = inputs[attention.own] @ attention.own_weight + attention.own_bias
+    own = inputs[attention.own_columns] @ attention.own_weight + attention.own_bias
     torch.testing.assert_close(attention(inputs[None])[0], own.relu())
 
 
@@ -273,12 +273,25 @@ def test_a_healers_targets_are_allies_and_a_fighters_are_enemies():
         views = [moment.inputs(*straight)]
         for team in ("enemies", "allies"):
             views.append(moment.with_changed(team, 2).inputs(*straight))
-        inputs = torch.as_tensor(np.stack(views))
-        _, keys = network.attention.read(inputs)
-        moved = (keys[1:] - keys[0]).abs().amax(-1) > 1e-9
+        attention, inputs = network.attention, torch.as_tensor(np.stack(views))
+        _, targets = attention.read(inputs)
+        head = torch.ones(3, basic + attention.num_queries).double()
+        logits = attention.logits(head, targets)[:, basic:]
+        moved = (logits[1:] - logits[0]).abs() > 1e-9
         changed = [view.nonzero().flatten().tolist() for view in moved]
         assert changed == ([[], [2]] if kind == HEALER else [[2], []])
-        assert len(network.step(inputs, network.initial_hidden(3).double())[0][0]) == basic + 5
+
+
+@pytest.mark.parametrize("name", ["terran_5_vs_5", "zerg_5_vs_5"])
+@pytest.mark.parametrize("num_rows", [0, 3])
+def test_a_lone_agent_has_no_allies_and_no_rows_give_no_outputs(name, num_rows):
+    scenario = dataclasses.replace(load_scenario(name), num_agents=1)
+    layout = Layout.of(scenario)
+    network = agent_network(layout, True)
+    views = torch.rand(num_rows, layout.obs_size + layout.num_actions + 1).double()
+    outputs, hidden = network.step(views, network.initial_hidden(num_rows).double())
+    assert outputs.shape == (num_rows, layout.num_actions)
+    assert hidden.isfinite().all()
 
 
 def small_network(encoder, recurrent=True):
