@@ -223,7 +223,7 @@ class QmixConfig(ValueConfig):
     """Choose the next action by the learning network, value it by the target network."""
     buffer_episodes: int = 5000
     """Whole episodes that the replay holds."""
-    batch_episodes: int = 128
+    batch_episodes: int = 64
     """Episodes in a gradient step, drawn without replacement; none is taken before so many."""
     rollout_episodes: int = 0
     """Episodes to finish in an iteration; 0: as many as there are envs."""
@@ -250,13 +250,15 @@ class PqnConfig(ValueConfig):
     mixer: Literal["monotonic", "sum", "none"] = "sum"
     """How the agents' values make the team's: a monotonic network of the state, their sum (VDN), or
     not at all: each agent learns from the team's reward alone."""
+    max_grad_norm: float = 10.0
+    """Gradient norm limit, of agent network and mixer together."""
     td_lambda: float = 0.85
     """Lambda of the returns over the rollout: 0 one step, 1 until its end."""
     num_steps: int = 32
     """Rollout length of each env in one iteration."""
     memory_window: int = 4
     """Steps before the rollout that are run again to warm the GRU, without a loss."""
-    update_epochs: int = 4
+    update_epochs: int = 2
     """Passes over each rollout."""
     num_minibatches: int = 4
     """Minibatches in a pass, each holding whole sequences of num_envs / num_minibatches envs."""

@@ -191,16 +191,15 @@ def iterate(trainer: Trainer) -> dict[str, float]:
 def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
     """Take all gradient steps of an iteration; return the means of the losses."""
     config, plasticity, agent = trainer.config, trainer.plasticity, trainer.learned.agent
-    everyone = torch.arange(config.num_envs, device=config.device)
     pick = partial(select, agent, trainer.buffer)
+    everyone = partial(pick, torch.arange(config.num_envs, device=config.device))
     due = plasticity.instruments.due(trainer.iteration)
     clock.spent("learn")
-    if due:
-        whole = pick(everyone)
-        looked = plasticity.look(lambda: values_of(agent, whole))
-        clock.spent("probe")
-    before = look_back(trainer, pick(everyone)) if plasticity.needs_before else None
-    losses, reference = [], None
+    look = partial(plasticity.look, partial(values_of, agent, everyone())) if due else dict
+    looked = look()
+    clock.spent("probe")
+    before = look_back(trainer, everyone()) if plasticity.needs_before else None
+    losses, measured, reference = [], {}, None
     for _ in range(config.update_epochs):
         order = torch.randperm(config.num_envs, generator=trainer.generator, device=config.device)
         parts = order.tensor_split(config.num_minibatches)
@@ -208,22 +207,27 @@ def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
             batch = pick(envs)
             if not batch.learns.any():
                 continue
-            old = seen_of(before, envs) if before else None
-            total, values = loss(trainer, batch, old, reference)
+            total, values = loss(
+                trainer, batch, seen_of(before, envs) if before else None, reference
+            )
             if "reference" in plasticity.hooks.changes:  # trained on in the step after next
                 other = pick(parts[(index + 2) % len(parts)])
                 reference = other, values_of(agent, other).detach()
             norm = gradient_step(config, trainer.optimizer, trainer.learned, total)
             losses.append(torch.cat([values, norm]))
-            plasticity.after_step(lambda b=batch: b.inputs.flatten(0, 1))
+            plasticity.after_step(partial(inputs_of, batch))
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
     clock.spent("learn")
-    measured = {}
     if due:
-        measured = plasticity.metrics(looked, plasticity.look(lambda: values_of(agent, whole)))
+        measured = plasticity.metrics(looked, look())
         clock.spent("probe")
-    plasticity.after_batch(lambda: pick(everyone).inputs.flatten(0, 1))
+    plasticity.after_batch(lambda: inputs_of(everyone()))
     return {**dict(zip(LOSSES, means, strict=True)), **measured}
+
+
+def inputs_of(batch: Minibatch) -> Tensor:
+    """Return what the network sees of a batch: (rows * num_agents, input_size)."""
+    return batch.inputs.flatten(0, 1)
 
 
 @torch.no_grad()

@@ -143,6 +143,7 @@ BATTLE_PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "batched": {},
         "smacv2_paper": {  # benellis3/pymarl2, as the published curves were made
             "num_envs": 8,
+            "batch_episodes": 128,
             "updates_per_rollout": 1,
         },
     },

@@ -6,6 +6,7 @@ docs/baselines.md lists each choice.
 
 import copy
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -219,34 +220,29 @@ def collect(trainer: Trainer, epsilon: float, clock: Clock) -> dict[str, np.ndar
 
 def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
     """Take the gradient steps of an iteration; return the means of the losses."""
-    config, plasticity = trainer.config, trainer.plasticity
+    config, plasticity, agent = trainer.config, trainer.plasticity, trainer.learned.agent
+    draw = partial(trainer.replay.sample, config.batch_episodes, trainer.sampler)
+    batch, reference, losses, measured = draw(), None, [], {}
+    look = partial(plasticity.look, partial(values_of, agent, batch))
     due = plasticity.instruments.due(trainer.iteration)
-    losses, measured, reference = [], {}, None
-    batches = [trainer.replay.sample(config.batch_episodes, trainer.sampler)]
+    clock.spent("learn")
+    before = look() if due else {}
+    clock.spent("probe")
     for number in range(config.updates_per_rollout):
-        batch = batches.pop()
-        if number + 1 < config.updates_per_rollout:
-            batches.append(trainer.replay.sample(config.batch_episodes, trainer.sampler))
-        if due and number == 0:
-            clock.spent("learn")
-            first, before = (
-                batch,
-                plasticity.look(lambda b=batch: values_of(trainer.learned.agent, b)),
-            )
-            clock.spent("probe")
+        batch = draw() if number else batch
         total, parts = loss(trainer, batch, reference)
         if "reference" in plasticity.hooks.changes:
-            reference = batch, values_of(trainer.learned.agent, batch).detach()
+            other = draw()
+            reference = other, values_of(agent, other).detach()
         norm = gradient_step(config, trainer.optimizer, trainer.learned, total)
         losses.append(torch.cat([parts, norm]))
-        plasticity.after_step(lambda b=batch: inputs_of(trainer.learned.agent, b))
+        plasticity.after_step(partial(inputs_of, agent, batch))
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
     clock.spent("learn")
     if due:
-        after = plasticity.look(lambda: values_of(trainer.learned.agent, first))
-        measured = plasticity.metrics(before, after)
+        measured = plasticity.metrics(before, look())
         clock.spent("probe")
-    plasticity.after_batch(lambda: inputs_of(trainer.learned.agent, batch))
+    plasticity.after_batch(partial(inputs_of, agent, batch))
     return {**dict(zip(LOSSES, means, strict=True)), **measured}
 
 
