@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from baselines import mappo
-from baselines.config import MappoConfig
+from baselines import mappo, pqn, qmix
+from baselines.config import MappoConfig, PqnConfig, QmixConfig
 from baselines.encoders import state_entities
 from baselines.errors import UsageError
 from baselines.networks import Agent, Network, make_agent_network
@@ -395,6 +395,30 @@ def test_the_mlp_draws_its_layers_one_after_the_other():
     assert [type(layer).__name__ for layer in network.chain] == [
         *("LayerNorm", "Linear", "ReLU", "LayerNorm", "Linear", "ReLU", "LayerNorm", "Linear")
     ]
+
+
+LEARNERS = {
+    "mappo": (mappo, MappoConfig, {"num_steps": 40, "num_minibatches": 1}),
+    "ippo": (mappo, MappoConfig, {"num_steps": 40, "num_minibatches": 1, "critic_input": "obs"}),
+    "pqn": (pqn, PqnConfig, {"num_steps": 40, "num_minibatches": 1}),
+    "qmix": (qmix, QmixConfig, {"buffer_episodes": 8, "batch_episodes": 2}),
+}
+
+
+@pytest.mark.parametrize("network", ["gru", "mlp"])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_trains_a_network_that_attends_to_units(learner, network):
+    module, config, changes = LEARNERS[learner]
+    changes = {"num_envs": 2, "hidden_size": 8, "network": network, "probe": 1, **changes}
+    trainer = module.make_trainer(config(encoder="attention", **changes))
+    before = {name: value.clone() for name, value in trainer.save_state().weights.items()}
+    metrics = trainer.iterate() | trainer.iterate()
+    after = trainer.save_state().weights
+    assert any(name.startswith("plasticity/feature_rank") for name in metrics)
+    learning = [name for name in before if "attention." in name and not name.startswith("target")]
+    assert learning
+    still = [name for name in learning if torch.equal(before[name], after[name])]
+    assert [name for name in still if before[name].numel()] == []
 
 
 def test_a_game_without_entities_is_refused_in_one_line():
