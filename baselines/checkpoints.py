@@ -99,13 +99,17 @@ def drop_after(folder: Path, global_step: int) -> None:
             path.unlink()
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, *, replay: bool = True) -> Checkpoint:
     """Read and verify one checkpoint folder.
+
+    Args:
+        path: the folder.
+        replay: verify its replay too, which only training needs.
 
     Raises:
         UsageError: it is damaged; the one line names the folder, the file and the fault.
     """
-    verify(path)
+    verify(path, replay=replay)
     with safetensors.safe_open(path / "policy.safetensors", "pt") as file:
         metadata = file.metadata()
     trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
@@ -125,8 +129,12 @@ def detached(checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, **copy.deepcopy(state))
 
 
-def load_latest(folder: Path) -> tuple[Checkpoint, Path]:
+def load_latest(folder: Path, *, replay: bool = True) -> tuple[Checkpoint, Path]:
     """Read the latest good checkpoint of `folder`; each damaged one is refused by name on stderr.
+
+    Args:
+        folder: the checkpoints of a run.
+        replay: see `load`.
 
     Raises:
         UsageError: there is no good checkpoint.
@@ -134,7 +142,7 @@ def load_latest(folder: Path) -> tuple[Checkpoint, Path]:
     refused = 0
     for path in reversed(step_folders(folder)):
         try:
-            checkpoint = load(path)
+            checkpoint = load(path, replay=replay)
         except UsageError as error:
             print(f"refused checkpoint {error}", file=sys.stderr)
             refused += 1
@@ -150,11 +158,12 @@ def step_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.name[5:].isdecimal())
 
 
-def verify(path: Path) -> None:
+def verify(path: Path, *, replay: bool = True) -> None:
     """Raise `UsageError` unless every file has the size and SHA-256 of the manifest."""
     try:
         files = json.loads((path / "manifest.json").read_text())["files"]
-        wanted = {name: files[name] for name in {*FILES, *files}}
+        names = {*FILES, *files} - (set() if replay else {REPLAY})
+        wanted = {name: files[name] for name in sorted(names)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: manifest.json is missing or unreadable") from error
     for name, expectation in wanted.items():

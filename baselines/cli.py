@@ -28,7 +28,7 @@ from baselines.config import (
     QuickstartConfig,
     recorded_config,
 )
-from baselines.errors import UsageError, expected
+from baselines.errors import TrainingError, UsageError, expected
 from baselines.profiles import LEARNERS, profile_defaults
 from baselines.records import read_record, run_folders
 
@@ -61,7 +61,7 @@ CHANGEABLE = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return its exit status, 2 for bad input."""
+    """Run a subcommand; return its exit status: 2 for bad input, 1 for training that broke."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = dispatch(arguments)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except UsageError as error:
         print(f"baselines: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, TrainingError) else 2
     except BrokenPipeError:  # as in `baselines mappo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -195,6 +195,11 @@ class ValueConfig(BattleConfig):
     epsilon_steps: int = 100_000
     """Environment steps over which the share falls linearly."""
 
+    @property
+    def shows_last_action(self) -> bool:
+        """Whether networks are told the last action; it tells of what was in range."""
+        return self.last_action and not self.open_loop
+
     def __post_init__(self) -> None:
         """Refuse values that no run could use, each with one line."""
         super().__post_init__()

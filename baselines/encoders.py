@@ -6,7 +6,6 @@ enemy comes from that enemy's own row. docs/encoders.md has the formulas.
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -61,12 +60,9 @@ def obs_entities(layout: Layout, last_action: bool = False) -> Entities:
     if not layout.obs_enemies.rows:
         raise UsageError("--encoder attention needs entity rows: obs_starcraft=false leaves none")
     basic = layout.num_actions_no_attack
-    allies = _rows(layout.obs_allies)
-    width = layout.obs_allies.width
-    has_actions = any("last_action" in name for name in layout.obs_allies.row)
-    features = width - layout.num_actions * has_actions
-    own_healer = _healers(layout, [_columns(layout.obs_own)])
-    aims = [Aims((tuple(row[0] for row in _rows(layout.obs_enemies)),), own_healer)]
+    own_healer = _healers(layout, layout.obs_own)
+    shootable = _rows(layout.obs_enemies, "shootable")
+    aims = [Aims((tuple(column for row in shootable for column in row),), own_healer)]
     own = [
         *(_columns(layout.obs_move) + _columns(layout.obs_own) + _columns(layout.obs_timestep)),
         *(range(layout.obs_size, layout.obs_size + basic) if last_action else ()),
@@ -74,13 +70,15 @@ def obs_entities(layout: Layout, last_action: bool = False) -> Entities:
     end = layout.obs_size + layout.num_actions * last_action
     if last_action:
         aims.append(Aims((tuple(range(layout.obs_size + basic, end)),), own_healer))
-    if has_actions and allies:
-        slots = tuple(row[features + basic :] for row in allies)
-        aims.append(Aims(slots, _healers(layout, [row[:features] for row in allies])))
-        allies = tuple(row[: features + basic] for row in allies)
+    allies = _rows(layout.obs_allies, but="last_action")
+    actions = _rows(layout.obs_allies, "last_action")
+    if actions and actions[0]:
+        slots = tuple(row[basic:] for row in actions)
+        aims.append(Aims(slots, _healers(layout, layout.obs_allies)))
+        allies = tuple(row + more[:basic] for row, more in zip(allies, actions, strict=True))
     return Entities(
         own=tuple(own),
-        enemies=tuple(row[1:] for row in _rows(layout.obs_enemies)),
+        enemies=_rows(layout.obs_enemies, but="shootable"),
         allies=allies,
         aims=tuple(aims),
         agent_id=tuple(range(end, end + layout.num_agents)),
@@ -100,7 +98,8 @@ def state_entities(layout: Layout) -> Entities:
     allies, aims = _rows(layout.state_allies), ()
     if layout.state_last_actions.rows:
         actions, basic = _rows(layout.state_last_actions), layout.num_actions_no_attack
-        aims = (Aims(tuple(row[basic:] for row in actions), _healers(layout, allies)),)
+        healers = _healers(layout, layout.state_allies)
+        aims = (Aims(tuple(row[basic:] for row in actions), healers),)
         allies = tuple(row + action[:basic] for row, action in zip(allies, actions, strict=True))
     return Entities(
         own=_columns(layout.state_timestep),
@@ -129,16 +128,18 @@ def _columns(block: Block) -> Columns:
     return tuple(range(block.offset, block.end))
 
 
-def _rows(block: Block) -> Rows:
+def _rows(block: Block, part: str = "", but: str = "\n") -> Rows:
+    """Return the columns of each row: those whose names contain `part`, but not `but`."""
+    places = [at for at, name in enumerate(block.row) if part in name and but not in name]
     starts = range(block.offset, block.end, block.width)
-    return tuple(tuple(range(start, start + block.width)) for start in starts)
+    return tuple(tuple(start + at for at in places) for start in starts)
 
 
-def _healers(layout: Layout, rows: Iterable[Columns]) -> Rows:
-    """Return the columns of healers' types in rows that end with the unit type's one-hot."""
-    types, count = load_unit_types(), len(layout.unit_types)
+def _healers(layout: Layout, block: Block) -> Rows:
+    """Return the columns of each row that say that the unit's type is one that heals."""
+    types, bits = load_unit_types(), _rows(block, "unit_type")
     heals = [at for at, name in enumerate(layout.unit_types) if types[name].heal is not None]
-    return tuple(tuple(row[len(row) - count + at] for at in heals) for row in rows)
+    return tuple(tuple(row[at] for at in heals) for row in bits)
 
 
 class Targets(NamedTuple):

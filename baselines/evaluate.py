@@ -126,13 +126,13 @@ def find(path: Path) -> tuple[Path, dict[str, Any], Checkpoint, Path]:
     """Return run folder, its record, the checkpoint to use and that checkpoint's folder."""
     if (path / "manifest.json").exists() and path.parent.name == "checkpoints":
         run = path.parent.parent
-        return run, read_record(run), checkpoints.load(path), path
+        return run, read_record(run), checkpoints.load(path, replay=False), path
     runs = run_folders(path)
     if len(runs) > 1:
         names = ", ".join(run.name for run in runs)
         raise UsageError(f"{path}: a group of runs; name one of its folders: {names}")
     record = read_record(path)
-    return path, record, *checkpoints.load_latest(path / "checkpoints")
+    return path, record, *checkpoints.load_latest(path / "checkpoints", replay=False)
 
 
 def evaluator(run: Path, record: dict[str, Any]) -> Callable[..., dict[str, Any]]:

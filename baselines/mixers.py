@@ -71,4 +71,4 @@ def make_mixer(
     """Return the mixer that `--mixer` names."""
     if kind == "monotonic":
         return MonotonicMixer(num_agents, state_size, mixer_size, hypernet_size)
-    return SumMixer() if kind == "sum" else NoMixer()
+    return {"sum": SumMixer, "none": NoMixer}[kind]()

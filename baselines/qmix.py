@@ -83,11 +83,16 @@ def main(config: QmixConfig) -> int:
 
 def train(config: QmixConfig) -> tuple[list[Any], int | None]:
     """Train, or continue the run or group `config.resume`; see `training.train_battles`."""
-    return train_battles("qmix", config, make_trainer)
+    return train_battles("qmix", config, partial(make_trainer, replays=config.seeds))
 
 
-def make_trainer(config: QmixConfig) -> Trainer:
-    """Build networks, optimizer and replay, and reset the environment; all from the seed."""
+def make_trainer(config: QmixConfig, replays: int = 1) -> Trainer:
+    """Build networks, optimizer and replay, and reset the environment; all from the seed.
+
+    Args:
+        config: of one seed.
+        replays: how many there will be in this process.
+    """
     env = make_battles(config)
     environment_seed, learner_seed = derive_seeds(config.seed)
     torch.manual_seed(learner_seed)
@@ -100,7 +105,7 @@ def make_trainer(config: QmixConfig) -> Trainer:
     plasticity = Plasticity.start(config, learned.agent, hooks, optimizer, generator)
     replay = EpisodeReplay(env, config.buffer_episodes, config.device)
     print(replay.describe(), flush=True)
-    replay.allocate()
+    replay.allocate(replays)
     obs, info = env.reset(seed=environment_seed)
     return Trainer(
         config=config,
@@ -200,7 +205,6 @@ def collect(trainer: Trainer, epsilon: float, clock: Clock) -> dict[str, np.ndar
     while trainer.episodes < goal:
         valid = ~stream.previous_done
         replay.observe(stream.obs, stream.info)
-        replay.close(np.flatnonzero(stream.previous_done))
         with torch.inference_mode():
             obs = torch.from_numpy(stream.obs).to(device)
             mask = torch.from_numpy(stream.info["action_mask"]).to(device).bool()
@@ -211,6 +215,9 @@ def collect(trainer: Trainer, epsilon: float, clock: Clock) -> dict[str, np.ndar
             reward, terminated, _, episodes = stream.advance(trainer.env, orders, memory)
             clock.spent("env")
         replay.record(orders, reward, terminated, valid)
+        if len(episodes["env"]):
+            replay.observe(stream.obs, stream.info, episodes["env"])  # what they ended in
+            replay.close(episodes["env"])
         trainer.global_step += int(valid.sum())
         trainer.episodes += len(episodes["env"])
         ended.append(episodes)

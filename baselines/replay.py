@@ -73,16 +73,19 @@ class EpisodeReplay:
         """Return the line that is printed before the first episode."""
         return (
             f"replay of {self.capacity:,} episodes of at most {self.num_rows - 1} steps:"
-            f" up to {self.nbytes / 1e9:.2f} GB on {self.device}, as much on disk in a checkpoint"
+            f" up to {self.nbytes / 1e9:.2f} GB on {self.device}, and on disk in each checkpoint"
         )
 
-    def allocate(self) -> None:
+    def allocate(self, replays: int = 1) -> None:
         """Take the memory.
 
+        Args:
+            replays: how many of this size there will be.
+
         Raises:
-            UsageError: there is not as much.
+            UsageError: there is not as much for all of them.
         """
-        self._check_memory()
+        self._check_memory(replays)
         self.length = np.zeros(self.num_slots, np.int64)
         self.terminated = np.zeros(self.num_slots, bool)
         self._free = deque(range(self.num_envs, self.num_slots))
@@ -90,24 +93,28 @@ class EpisodeReplay:
         for name, (shape, dtype) in self.fields.items():
             self.data[name] = torch.empty(rows, *shape, dtype=dtype, device=self.device)
 
-    def _check_memory(self) -> None:
-        if self.device == "cpu":
-            room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        else:
+    def _check_memory(self, replays: int) -> None:
+        if torch.device(self.device).type == "cuda":
             room = torch.cuda.mem_get_info(self.device)[0]
-        if self.nbytes > room:
+        else:
+            room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if replays * self.nbytes > room:
+            share = room / replays
             raise UsageError(
                 f"--buffer-episodes {self.capacity}: {self.describe()}, which has"
-                f" {room / 1e9:.2f} GB; at most {int(self.capacity * room / self.nbytes)} fit"
+                f" {share / 1e9:.2f} GB for it; at most"
+                f" {int(self.capacity * share / self.nbytes)} fit"
             )
 
-    def observe(self, obs: np.ndarray, info: dict[str, Any]) -> None:
-        """Write what each env's agents see now."""
-        rows = torch.from_numpy(self.open * self.num_rows + self.length[self.open])
-        rows = rows.to(self.device)
+    def observe(
+        self, obs: np.ndarray, info: dict[str, Any], envs: np.ndarray | slice = slice(None)
+    ) -> None:
+        """Write what the agents of all envs, or of some, see now."""
+        slots = self.open[envs]
+        rows = torch.from_numpy(slots * self.num_rows + self.length[slots]).to(self.device)
         found = {"obs": obs, "state": info["state"], "action_mask": info["action_mask"]}
         for name, value in found.items():
-            self.data[name][rows] = self._tensor(name, value)
+            self.data[name][rows] = self._tensor(name, value[envs])
 
     def record(
         self,

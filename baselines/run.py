@@ -262,10 +262,11 @@ class RunGroup:
         pairs = zip(self.runs, global_steps, strict=True)
         return any(run.checkpoint_due(int(step)) for run, step in pairs)
 
-    def save(self, saved: Sequence[Checkpoint]) -> None:
-        """Write each run's checkpoint."""
+    def save(self, saved: Sequence[Checkpoint | None]) -> None:
+        """Write each run's checkpoint, where there is one."""
         for run, checkpoint in zip(self.runs, saved, strict=True):
-            run.save(checkpoint)
+            if checkpoint is not None:
+                run.save(checkpoint)
 
     def snapshot(self, saved: Sequence[Checkpoint]) -> None:
         """Write each run's weights where they are kept for good."""

@@ -199,7 +199,7 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
         metrics, saved = group.iterate(), False
         runs.log(group.global_steps, metrics)
         progress.update(sum(map(int, group.global_steps)), over_seeds(metrics))
-        check_losses(group, metrics, runs)
+        refuse(group, runs, broken_losses(metrics))
         if group.snapshot_due:
             runs.snapshot(group.save_state())
         if runs.checkpoint_due(group.global_steps):
@@ -214,32 +214,51 @@ def save(group: Group, runs: RunGroup) -> None:
     """Save each seed's state.
 
     Raises:
-        TrainingError: a weight is no number; nothing is saved.
+        TrainingError: see `refuse`.
     """
     saved = group.save_state()
-    for index, checkpoint in enumerate(saved):
-        for name, value in checkpoint.weights.items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise _broken(group, runs, index, f"weight {name} is not finite")
+    refuse(group, runs, broken_weights(saved))
     runs.save(saved)
 
 
-def check_losses(group: Group, metrics: Sequence[Metrics | None], runs: RunGroup) -> None:
-    """Stop a run whose losses are no numbers any more, or explode.
-
-    Raises:
-        TrainingError: its one line names seed, iteration, metric and the last good checkpoint.
-    """
+def broken_losses(metrics: Sequence[Metrics | None]) -> dict[int, str]:
+    """Return what is wrong with the losses of each seed whose losses are no numbers, or explode."""
+    broken: dict[int, str] = {}
     for index, values in enumerate(metrics):
         for name, value in (values or {}).items():
             if name.startswith("losses/") and not abs(value) < EXPLODED:
-                raise _broken(group, runs, index, f"{name} is {value:g}")
+                broken.setdefault(index, f"{name} is {value:g}")
+    return broken
 
 
-def _broken(group: Group, runs: RunGroup, index: int, what: str) -> TrainingError:
-    return TrainingError(
-        f"seed {runs.runs[index].config['seed']}: {what} in iteration {group.iterations[index]};"
-        f" the last good checkpoint is {runs.last_checkpoint(index)}"
+def broken_weights(saved: Sequence[Checkpoint]) -> dict[int, str]:
+    """Return what is wrong with the weights of each seed that has some that are no numbers."""
+    broken: dict[int, str] = {}
+    for index, checkpoint in enumerate(saved):
+        for name, value in checkpoint.weights.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                broken.setdefault(index, f"weight {name} is not finite")
+    return broken
+
+
+def refuse(group: Group, runs: RunGroup, broken: dict[int, str]) -> None:
+    """Stop where a seed is broken; the other seeds are saved and can go on alone.
+
+    Raises:
+        TrainingError: its one line names each broken seed, its metric and iteration, and its last
+            good checkpoint.
+    """
+    if not broken:
+        return
+    saved = group.save_state()
+    broken = broken_weights(saved) | broken
+    runs.save([None if index in broken else one for index, one in enumerate(saved)])
+    raise TrainingError(
+        "; ".join(
+            f"seed {runs.runs[index].config['seed']}: {what} in iteration"
+            f" {group.iterations[index]}; the last good checkpoint is {runs.last_checkpoint(index)}"
+            for index, what in sorted(broken.items())
+        )
     )
 
 

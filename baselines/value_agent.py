@@ -33,7 +33,7 @@ class ValueAgent(nn.Module):
     def __init__(self, config: ValueConfig, sizes: Any) -> None:
         super().__init__()
         self.num_agents, self.num_actions = sizes.num_agents, sizes.num_actions
-        self.last_action, self.agent_id = config.last_action, config.shows_agent_id
+        self.last_action, self.agent_id = config.shows_last_action, config.shows_agent_id
         self.network: Network = make_agent_network(
             sizes,
             hidden_size=config.hidden_size,

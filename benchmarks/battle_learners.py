@@ -127,7 +127,6 @@ def machine(threads: int) -> dict[str, Any]:
 def train(options: argparse.Namespace) -> None:
     """Run everything that has no evaluation yet, `--jobs` at once."""
     names = [(n, race, seed) for n in options.learners for seed in SEEDS for race in RACES]
-    write(options.runs_dir / "machine.json", machine(options.threads))
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for line in pool.map(lambda name: run(options, *name), names):
             print(line, flush=True)
@@ -175,9 +174,8 @@ def folder_of(runs_dir: Path, name: str, race: str, seed: int) -> Path:
 
 
 def collect(options: argparse.Namespace) -> None:
-    """Write what the runs found to results/battles.json."""
-    machine_file = options.runs_dir / "machine.json"
-    found: dict[str, Any] = {"machine": json.loads(machine_file.read_text()), "learners": {}}
+    """Write what the runs found to results/battles.json, also of those that are not complete."""
+    found: dict[str, Any] = {"learners": {}}
     for name in LEARNERS:
         for race in RACES:
             for seed in SEEDS:
@@ -191,14 +189,17 @@ def collect(options: argparse.Namespace) -> None:
 
 def numbers_of(path: Path) -> dict[str, Any]:
     """Return one run's result: held-out win rate, training win rates, time, plasticity."""
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    config = json.loads((path / "config.json").read_text())["config"]
+    text = (path / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    record = json.loads((path / "config.json").read_text())
     timed = ("env", "inference", "learn")
     seconds = sum(line[f"time/{part}_seconds"] for line in lines for part in timed)
     row: dict[str, Any] = {
         "steps": lines[-1]["global_step"],
         "seconds": seconds,
-        "threads": config["num_threads"],
+        "threads": record["config"]["num_threads"],
+        "machine": record["machine"]["platform"],
+        "torch": record["versions"]["torch"],
         "steps_per_second": lines[-1]["global_step"] / seconds,
         "training_win_rate": training_win_rate(lines),
         "plasticity": plasticity(lines),

@@ -211,7 +211,7 @@ def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
     from baselines import ppo
     from baselines.profiles import profile_defaults
     from baselines.run import RunGroup, prepare_torch
-    from baselines.training import check_losses
+    from baselines.training import broken_losses, refuse
 
     config = dataclasses.replace(
         profile_defaults("ppo", ["--env", variant.env, "--profile", variant.profile]),
@@ -230,7 +230,7 @@ def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
         before = trainer.global_steps.sum()
         metrics = ppo.iterate(trainer)
         runs.log(trainer.global_steps, metrics)
-        check_losses(seeds, metrics, runs)
+        refuse(seeds, runs, broken_losses(metrics))
         seconds = {part: metrics[0][f"time/{part}_seconds"] for part in PARTS}
         return seconds | {"steps": int(trainer.global_steps.sum() - before)}
 

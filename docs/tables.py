@@ -42,8 +42,9 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def main() -> None:
     """Bring every table up to date."""
-    for path in FILES:
-        path.write_text(updated(path.read_text()))
+    pages = {path: updated(path.read_text()) for path in FILES}
+    for path, text in pages.items():
+        path.write_text(text)
 
 
 def updated(text: str) -> str:
@@ -133,10 +134,12 @@ def battle_results_table() -> str:
     for name, races in battles().items():
         cells = []
         for race in RACES:
-            rates = [run["win_rate"] for run in races.get(race, {}).values()]
+            runs = races.get(race, {}).values()
+            rates = [run["win_rate"] for run in runs if "win_rate" in run]
             texts = " / ".join(f"{rate:.1%}" for rate in rates)
-            cells.append(f"**{sum(rates) / len(rates):.1%}** ({texts})" if rates else "–")
-        rows.append((name, *cells))
+            cells.append(f"**{statistics.mean(rates):.1%}** ({texts})" if rates else "–")
+        if set(cells) != {"–"}:
+            rows.append((name, *cells))
     for algorithm in ("mappo", "qmix"):
         cells = []
         for race in RACES:
@@ -146,11 +149,34 @@ def battle_results_table() -> str:
     return table(("greedy, 1,024 held-out battles", *RACES), rows)
 
 
-def battle_time_table() -> str:
-    """Return wall-clock and speed of the same runs."""
+def battle_partial_table() -> str:
+    """Return training win rates of runs that ended early, and published ones at as many steps."""
     rows = []
     for name, races in battles().items():
         runs = [run for seeds in races.values() for run in seeds.values()]
+        runs = [run for run in runs if "win_rate" not in run]
+        if not runs:
+            continue
+        reached, algorithm = min(run["steps"] for run in runs), name.partition(",")[0].lower()
+        ours, theirs = [], []
+        for race in RACES:
+            rates = [run["training_win_rate"] for run in races.get(race, {}).values()]
+            texts = " / ".join(f"{rate:.1%}" for rate in rates)
+            ours.append(f"**{statistics.mean(rates):.1%}** ({texts})" if rates else "–")
+            there = published(f"smacv2/{race}_5_vs_5", algorithm).near(reached)
+            theirs.append(f"**{there.mean():.1%}** ({' / '.join(f'{rate:.1%}' for rate in there)})")
+        rows.append((f"{name}, {reached / 1e6:.2f} M steps", *ours))
+        rows.append((f"published {algorithm.upper()}, real game, greedy", *theirs))
+    return table(("", *RACES), rows)
+
+
+def battle_time_table() -> str:
+    """Return wall-clock and speed of the runs that are complete."""
+    rows = []
+    for name, races in battles().items():
+        runs = [run for seeds in races.values() for run in seeds.values() if "win_rate" in run]
+        if not runs:
+            continue
         rates = sorted(run["steps_per_second"] for run in runs)
         minutes = sorted(run["seconds"] / 60 for run in runs)
         rows.append(
@@ -275,6 +301,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "battle": lambda: flags_table(BattleConfig),
+    "battle_partial": battle_partial_table,
     "battle_plasticity": battle_plasticity_table,
     "battle_results": battle_results_table,
     "battle_speed": battle_speed_table,

@@ -258,9 +258,10 @@ def test_an_iteration_finishes_its_episodes_and_takes_its_gradient_steps():
 
 def test_steps_are_counted_without_reset_rows():
     trainer = trainer_of("qmix")
-    for _ in range(5):
+    for _ in range(4):
         trainer.iterate()
     replay = trainer.replay
+    assert len(replay.ended) == trainer.episodes < replay.capacity
     assert trainer.global_step == replay.length[[*replay.ended, *replay.open]].sum()
 
 
@@ -352,7 +353,7 @@ def test_a_policy_of_values_cannot_be_sampled_from(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"buffer_episodes": 100}, "buffer_episodes"),  # below a batch of 128
+        ({"buffer_episodes": 63}, "buffer_episodes"),  # below a batch of 64
         ({"batch_episodes": 0}, "batch_episodes"),
         ({"updates_per_rollout": 0}, "updates_per_rollout"),
         ({"td_lambda": 1.5}, "td_lambda"),

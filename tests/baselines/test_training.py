@@ -157,7 +157,7 @@ def test_a_broken_loss_stops_the_run_with_one_line(command, tmp_path, capsys, po
     plain = {"value_norm": False} if command == "mappo" else {}  # normalised, nothing explodes
     options = (f"poison={poison}",)
     made = config(command, tmp_path, seed=7, env_option=options, checkpoint_steps=60, **plain)
-    assert main([command, *flags_of(made)]) == 2
+    assert main([command, *flags_of(made)]) == 1
     said = capsys.readouterr().err
     found = re.fullmatch(
         rf"baselines: seed 7: (losses/\w+) is ({what}) in iteration (\d+);"
@@ -181,10 +181,29 @@ def test_a_broken_loss_stops_the_run_with_one_line(command, tmp_path, capsys, po
 
 def test_the_line_names_the_seed_that_broke(tmp_path, capsys):
     made = config("qmix", tmp_path, seed=4, seeds=2, env_option=("poison=nan",), num_envs=1)
-    assert main(["qmix", *flags_of(made)]) == 2
+    assert main(["qmix", *flags_of(made)]) == 1
     said = capsys.readouterr().err
-    found = re.fullmatch(r"baselines: seed (\d): .* checkpoint is (\S+)\n", said)
-    assert f"/seed{found[1]}/checkpoints/step_" in found[2]
+    found = re.findall(
+        r"seed (\d): losses/\S+ is nan [^;]*; the last good checkpoint is (\S+)", said
+    )
+    assert said.startswith("baselines: seed ")
+    assert said.count("\n") == 1
+    for seed, path in found:
+        assert f"/seed{seed}/checkpoints/step_" in path
+
+
+def test_seeds_beside_a_broken_one_are_saved_and_can_go_on(tmp_path):
+    made = config("qmix", tmp_path, seed=4, seeds=2)
+    group = Learners(module_of("qmix").make_trainer, made)
+    runs = RunGroup.start("qmix", made, describe_environment(group.learners[0].env))
+    training.save(group, runs)
+    group.iterate()
+    with pytest.raises(TrainingError, match=r"^seed 4: losses/td_loss is nan in iteration 1"):
+        training.refuse(group, runs, {0: "losses/td_loss is nan"})
+    runs.close()
+    broken, healthy = (checkpoints.step_folders(path / "checkpoints") for path in runs.paths)
+    assert checkpoints.load(broken[-1]).trainer["iteration"] == 0
+    assert checkpoints.load(healthy[-1]).trainer["iteration"] == 1
 
 
 def test_weights_that_are_no_numbers_are_not_saved(command, tmp_path):
