@@ -36,7 +36,7 @@ LEARNERS: dict[str, tuple[str, list[str], int]] = {
 }
 PARTS = ("env", "inference", "learn")
 PLASTICITY = {
-    "rank": "feature_rank",
+    "rank": "approximate_rank",  # the paper's feature rank (PCA)
     "dead": "dead_units",
     "norm": "feature_norm",
     "weight_norm": "weight_norm",
@@ -60,8 +60,10 @@ def main() -> None:
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Measure each learner in a process of its own, print and store."""
-    found: dict[str, Any] = {"machine": machine(options.threads), "seconds": options.seconds}
+    """Measure each learner in a process of its own, print and store beside what is stored."""
+    path = RESULTS / "battle_speed.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found |= {"machine": machine(options.threads)}
     for name in options.learners:
         for size in (5, 10):
             env = f"smacv2/terran_{size}_vs_{size}"
@@ -74,11 +76,12 @@ def speed(options: argparse.Namespace) -> None:
                 f" [{row['min']:,.0f}, {row['max']:,.0f}]  {shares}",
                 flush=True,
             )
-    write(RESULTS / "battle_speed.json", found)
+    write(path, found)
 
 
 def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]:
     """Return steps/s of a learner's iterations over five spans of time, and shares of time."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does
     from baselines.cli import COMMANDS, parse
     from baselines.profiles import profile_defaults
     from baselines.run import prepare_torch
@@ -225,7 +228,7 @@ def plasticity(lines: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     if not measured:
         return found
-    networks = {name.rpartition("/")[2] for name in measured[0] if "/feature_rank/" in name}
+    networks = {name.rpartition("/")[2] for name in measured[0] if "/approximate_rank/" in name}
     for network in sorted(networks):
         found[network] = {}
         for short, metric in PLASTICITY.items():

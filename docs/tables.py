@@ -213,7 +213,7 @@ def battle_speed_table() -> str:
     path = ROOT / "benchmarks" / "results" / "battle_speed.json"
     rows = []
     for name, found in json.loads(path.read_text()).items():
-        if name in ("machine", "seconds"):
+        if name == "machine":
             continue
         for env, row in found.items():
             shares = [f"{row['shares'][part]:.0%}" for part in ("env", "inference", "learn")]

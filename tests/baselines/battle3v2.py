@@ -23,5 +23,8 @@ if "toy/3_vs_2_marines-v0" not in gymnasium.registry:
     gymnasium.register(
         "toy/3_vs_2_marines-v0",
         vector_entry_point="smacv2.gymnasium_env:SMACv2VectorEnv",
-        kwargs={"scenario": parse_scenario(SCENARIO, name="3_vs_2_marines", file=__file__)},
+        kwargs={
+            "scenario": parse_scenario(SCENARIO, name="3_vs_2_marines", file=__file__),
+            "num_threads": 1,  # so small that threads would wait for each other
+        },
     )

@@ -21,7 +21,7 @@ class TwoStepVectorEnv(gymnasium.vector.VectorEnv):
     obs_size = state_size = 3
     episode_limit = 2
 
-    def __init__(self, num_envs=1, *, safe=3.0):
+    def __init__(self, num_envs=1, *, safe=2.0):
         self.num_envs, self.safe = num_envs, safe
         self.fingerprint = {"engine_version": "two_step-1", "safe": str(safe)}
         self.single_action_space = gymnasium.spaces.MultiDiscrete([2, 2])
