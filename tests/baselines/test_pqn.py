@@ -134,6 +134,8 @@ def test_the_toy_game_is_solved(network, mixer):
         num_steps=16,
         hidden_size=32,
         learning_rate=3e-3,
+        max_grad_norm=0.5,
+        update_epochs=4,
         num_minibatches=4,
         epsilon_steps=20_000,
         total_steps=60_000,
