@@ -223,20 +223,22 @@ def same(one, two):
     return all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def test_the_target_becomes_a_copy_exactly_when_enough_episodes_have_passed():
-    trainer = trainer_of("qmix", target_update_episodes=30)
+@pytest.mark.parametrize(("num_envs", "every"), [(1, 7), (8, 30)])
+def test_the_target_becomes_a_copy_exactly_when_enough_episodes_have_passed(num_envs, every):
+    trainer = trainer_of("qmix", num_envs=num_envs, target_update_episodes=every)
     since, copies, before = 0, 0, copy_of(trainer.target)
     assert same(before, trainer.learned.state_dict())
-    for _ in range(20):
+    for _ in range(30):
         since += trainer.iterate()["charts/episodes"]
         now = copy_of(trainer.target)
-        if since >= 30:
+        if since >= every:
             assert same(now, trainer.learned.state_dict())
             since, copies = 0, copies + 1
         else:
             assert same(now, before)
         before = now
     assert copies >= 4
+    assert not same(trainer.learned.state_dict(), trainer.target.state_dict())
     assert not any(parameter.requires_grad for parameter in trainer.target.parameters())
 
 
