@@ -7,12 +7,13 @@ import pytest
 import torch
 from runs import config, train, trainer_of
 
-from baselines import qmix
+from baselines import mappo, qmix
 from baselines.cli import COMMANDS, main, parse
 from baselines.config import QmixConfig
 from baselines.errors import UsageError
 from baselines.profiles import profile_defaults
 from baselines.rollout import Clock
+from baselines.value_agent import ValueAgent
 from baselines.vector_envs import make_battles
 
 MIXERS = pytest.mark.parametrize("mixer", ["monotonic", "sum", "none"])
@@ -338,7 +339,12 @@ def test_open_loop_shows_agents_the_time_and_who_they_are_alone(command):
         np.testing.assert_allclose(obs, step / 200, atol=1e-6)
         noise = generator.random(info["action_mask"].shape)
         obs, *_, info = env.step((noise * info["action_mask"]).argmax(-1))
-    assert made.shows_agent_id
+    seen = torch.from_numpy(obs)
+    if command == "mappo":
+        inputs = mappo.make_agent(made, env.unwrapped).actor_inputs(seen)
+    else:  # not even its last action, which tells what was in range
+        inputs = ValueAgent(made, env.unwrapped).inputs(seen, torch.rand(info["action_mask"].shape))
+    assert torch.equal(inputs, torch.cat([seen, torch.eye(5).expand(4, 5, 5)], -1))
     env.close()
 
 
