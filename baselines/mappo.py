@@ -17,7 +17,6 @@ from baselines.buffers import RolloutBuffer
 from baselines.checkpoints import Checkpoint
 from baselines.config import MappoConfig
 from baselines.encoders import layout_of
-from baselines.errors import UsageError
 from baselines.mappo_instruments import (
     Before,
     Measurement,
@@ -32,7 +31,7 @@ from baselines.mappo_instruments import (
     pfo_terms,
 )
 from baselines.minibatches import Minibatch, Targets, repeat_for_agents, select
-from baselines.networks import Agent, gumbel_noise
+from baselines.networks import Agent, gumbel_noise, load_weights
 from baselines.plasticity import (
     NETWORKS,
     Instruments,
@@ -40,7 +39,7 @@ from baselines.plasticity import (
     change_layers,
     interventions_of,
 )
-from baselines.rollout import Clock, Stream, collect, episode_metrics
+from baselines.rollout import Clock, Stream, collect, iteration_metrics
 from baselines.run import derive_seeds
 from baselines.training import anneal, finish, train_battles
 from baselines.vector_envs import make_battles
@@ -121,7 +120,6 @@ def make_trainer(config: MappoConfig) -> Trainer:
     for name, handle in handles.items():
         interventions[name].start(handle)
     obs, info = env.reset(seed=environment_seed)
-    hidden = agent.actor.initial_hidden(config.num_envs, agent.num_agents)
     return Trainer(
         config=config,
         env=env,
@@ -129,7 +127,7 @@ def make_trainer(config: MappoConfig) -> Trainer:
         optimizer=optimizer,
         generator=generator,
         buffer=RolloutBuffer(env, config.num_steps, config.device),
-        stream=Stream.start(obs, info, hidden.detach()),
+        stream=Stream.start(obs, info, agent.initial_hidden(config.num_envs)),
         critic_hidden=agent.critic.initial_hidden(config.num_envs * agent.num_values),
         interventions=interventions,
         handles=handles,
@@ -202,9 +200,7 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.generator.set_state(saved["generator"])
     trainer.critic_hidden = saved["critic_hidden"].to(trainer.critic_hidden.device)
     trainer.global_step = checkpoint.global_step
-    trainer.env.unwrapped.restore(checkpoint.env)
-    trainer.stream.obs, trainer.stream.info = trainer.env.unwrapped.last()
-    trainer.stream.load_state_dict(saved["stream"])
+    trainer.stream.restore(trainer.env, checkpoint.env, saved["stream"])
     trainer.iteration = saved["iteration"]
     trainer.instruments.excess.load_state_dict(saved["excess"])
     for name, state in saved["interventions"].items():
@@ -224,14 +220,7 @@ def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
     metrics = update(config, trainer, actor_hidden, clock)
     trainer.iteration += 1
     clock.spent("learn")
-    seconds = clock.lap()
-    return {
-        **episode_metrics(episodes),
-        "charts/SPS": steps / sum(seconds.values()),
-        "charts/learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
-        **metrics,
-        **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
-    }
+    return iteration_metrics(episodes, steps, trainer.optimizer, clock, metrics)
 
 
 def update(
@@ -399,8 +388,7 @@ def predict_values(agent: Agent, buffer: RolloutBuffer, hidden: Tensor) -> tuple
     inputs = agent.critic_inputs(buffer.obs, buffer.state, buffer.alive)
     shape = inputs.shape[:3]
     keep = repeat_for_agents(buffer.keep(), agent.num_values)
-    rows = torch.arange(math.prod(shape), device=inputs.device)
-    values, memory = agent.critic.sequence(inputs.flatten(1, 2), hidden, keep, rows)
+    values, memory = agent.critic.sequence(inputs.flatten(1, 2), hidden, keep)
     return values.view(shape), memory[-2] * keep[-1]
 
 
@@ -461,8 +449,5 @@ def load_policy(config: MappoConfig, checkpoint: Checkpoint, env: Any, device: s
         UsageError: the environment has other sizes than the one it was trained on.
     """
     agent = make_agent(config, env.unwrapped)
-    try:
-        agent.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        raise UsageError(f"the policy does not fit {env.spec.id}: its sizes differ") from error
+    load_weights(agent, checkpoint.weights, env.spec.id)
     return agent.to(device).eval()

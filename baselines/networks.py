@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.encoders import Entities, EntityAttention, layout_of, obs_entities, state_entities
+from baselines.errors import UsageError
 from baselines.layers import Gru
 from baselines.normalise import ValueNorm
 from smacv2.layout import Layout
@@ -128,9 +129,9 @@ class Network(nn.Module):
         return self._outputs(features, keys), hidden
 
     def sequence(
-        self, inputs: Tensor, hidden: Tensor, keep: Tensor, rows: Tensor
+        self, inputs: Tensor, hidden: Tensor, keep: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compute chosen rows of whole sequences.
+        """Compute all rows of whole sequences, or chosen ones.
 
         Rows that are not chosen are skipped: they must lie after the last chosen row of their
         episode, as the rows of a dead agent and reset rows do.
@@ -139,7 +140,7 @@ class Network(nn.Module):
             inputs: (num_steps, batch, input_size).
             hidden: (batch, memory_size) before the first step.
             keep: (num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering a step.
-            rows: (num_rows,) int64 indices into the flattened `num_steps * batch`.
+            rows: (num_rows,) int64 indices into the flattened `num_steps * batch`; None: all.
 
         Returns:
             Outputs (num_rows, output_size), and the hidden states after each step
@@ -147,12 +148,16 @@ class Network(nn.Module):
         """
         num_steps, batch = inputs.shape[:2]
         memory = hidden.expand(num_steps, -1, -1)
-        features, keys = self._read(inputs.flatten(0, 1).index_select(0, rows))
+        flat = inputs.flatten(0, 1)
+        features, keys = self._read(flat if rows is None else flat.index_select(0, rows))
         if self.gru is not None:
-            gates = features.new_zeros(num_steps * batch, 3 * self.memory_size)
-            gates = gates.index_copy(0, rows, self.gru.input(features))
+            gates = self.gru.input(features)
+            if rows is not None:
+                everywhere = gates.new_zeros(num_steps * batch, 3 * self.memory_size)
+                gates = everywhere.index_copy(0, rows, gates)
             memory = self.gru(gates.view(num_steps, batch, -1), hidden, keep)
-            features = self.gru_norm(memory.flatten(0, 1).index_select(0, rows))
+            flat = memory.flatten(0, 1)
+            features = self.gru_norm(flat if rows is None else flat.index_select(0, rows))
         return self._outputs(features, keys), memory
 
     def packed(self, inputs: Tensor, sizes: list[int]) -> Tensor:
@@ -310,10 +315,7 @@ class Agent(nn.Module):
         Returns:
             (..., num_agents, obs_size [+ num_agents]).
         """
-        if not self.agent_id:
-            return obs
-        identity = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
-        return torch.cat([obs, identity.expand(*obs.shape[:-1], -1)], -1)
+        return torch.cat([obs, agent_ids(obs)], -1) if self.agent_id else obs
 
     def critic_inputs(self, obs: Tensor, state: Tensor, alive: Tensor) -> Tensor:
         """Return what the critic sees; the dead see zeros (and their id), as they must not matter.
@@ -352,6 +354,24 @@ class Agent(nn.Module):
         actions = scores.argmax(-1)
         chosen = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         return actions, chosen, after.view(hidden.shape)
+
+
+def agent_ids(obs: Tensor) -> Tensor:
+    """Return agents' one-hot indices (..., num_agents, num_agents) for (..., num_agents, size)."""
+    identity = torch.eye(obs.shape[-2], dtype=obs.dtype, device=obs.device)
+    return identity.expand(*obs.shape[:-1], -1)
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], env_id: str) -> None:
+    """Put a policy's weights into a network that was built for an environment.
+
+    Raises:
+        UsageError: the environment has other sizes than the one it was trained on.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(f"the policy does not fit {env_id}: its sizes differ") from error
 
 
 def masked_log_probs(logits: Tensor, action_mask: Tensor) -> Tensor:

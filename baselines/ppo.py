@@ -37,7 +37,7 @@ from baselines.ppo_trainer import Trainer, make_trainer, network_blocks, save_st
 from baselines.rollout import Clock
 from baselines.run import RunGroup
 from baselines.stacking import clip_gradients, joint_norm
-from baselines.training import finish, prepare, train_group
+from baselines.training import finish, open_runs, prepare, train_group
 
 LOSSES = (
     "losses/policy_loss",
@@ -73,11 +73,9 @@ def train(config: PpoConfig) -> tuple[list[Path], int | None]:
     trainer = make_trainer(config, checkpoints)
     seeds = Seeds(trainer)
     environment = {"id": trainer.env.id, "fingerprint": trainer.env.fingerprint}
-    if config.resume:
-        runs = RunGroup.resume(Path(config.resume), config, environment, checkpoints)
-    else:
-        runs = RunGroup.start("ppo", config, environment)
-        runs.save(save_state(trainer))
+    runs = open_runs("ppo", config, environment, checkpoints)
+    if not checkpoints:
+        runs.save(seeds.save_state())
     return runs.paths, train_group("ppo", config, seeds, runs)
 
 

@@ -11,7 +11,7 @@ from baselines.checkpoints import Checkpoint
 from baselines.config import EvaluateConfig, PpoConfig, recorded_config
 from baselines.distributions import Distribution
 from baselines.errors import UsageError
-from baselines.networks import ActorCritic
+from baselines.networks import ActorCritic, load_weights
 from baselines.plasticity import NETWORKS, interventions_of
 from baselines.ppo_trainer import FIRST_TRAINING_SEED, make_agent, network_weights, space_of
 from baselines.preprocess import Preprocessor
@@ -69,10 +69,7 @@ def load_policy(
     distribution = space_of(config, env)
     hooks = {name: interventions_of(config, name) for name in NETWORKS}
     agent = make_agent(config, preprocessor.obs_shape, distribution, hooks)
-    try:
-        agent.load_state_dict(network_weights(weights))
-    except RuntimeError as error:
-        raise UsageError(f"the policy does not fit {env.id}: its sizes differ") from error
+    load_weights(agent, network_weights(weights), env.id)
     for name in ("mean", "variance"):
         getattr(preprocessor.moments, name)[0] = weights[f"preprocessor.obs_{name}"].numpy()
     return Policy(env, preprocessor, distribution, agent.to(device).eval())

@@ -5,7 +5,8 @@ layers keep it stable. docs/baselines.md lists each choice.
 """
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from baselines.buffers import RolloutBuffer
 from baselines.checkpoints import Checkpoint
 from baselines.config import PqnConfig
 from baselines.minibatches import repeat_for_agents
-from baselines.rollout import Clock, Stream, collect, episode_metrics
+from baselines.rollout import Clock, Stream, collect, iteration_metrics
 from baselines.run import derive_seeds
 from baselines.training import anneal, finish, train_battles
 from baselines.value_agent import (
+    LOSSES,
     TeamValues,
     ValueAgent,
     change_agent_layers,
@@ -29,18 +31,10 @@ from baselines.value_agent import (
     load_agent,
     make_optimizer,
     mask_values,
+    total_loss,
 )
 from baselines.value_instruments import Plasticity, Seen
 from baselines.vector_envs import make_battles
-
-LOSSES = (
-    "losses/td_loss",
-    "losses/q_taken",
-    "losses/target",
-    "losses/pfo",
-    "losses/interventions",
-    "losses/grad_norm",
-)
 
 
 @dataclasses.dataclass
@@ -95,7 +89,7 @@ def main(config: PqnConfig) -> int:
     return finish(*train(config))
 
 
-def train(config: PqnConfig) -> tuple[list[Any], int | None]:
+def train(config: PqnConfig) -> tuple[list[Path], int | None]:
     """Train, or continue the run or group `config.resume`; see `training.train_battles`."""
     return train_battles("pqn", config, make_trainer)
 
@@ -154,9 +148,7 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.learned.load_state_dict(checkpoint.weights)
     trainer.optimizer.load_state_dict(saved["optimizer"])
     trainer.generator.set_state(saved["generator"])
-    trainer.env.unwrapped.restore(checkpoint.env)
-    trainer.stream.obs, trainer.stream.info = trainer.env.unwrapped.last()
-    trainer.stream.load_state_dict(saved["stream"])
+    trainer.stream.restore(trainer.env, checkpoint.env, saved["stream"])
     trainer.buffer.load_state_dict(saved["buffer"])
     trainer.global_step = checkpoint.global_step
     trainer.iteration = saved["iteration"]
@@ -177,22 +169,15 @@ def iterate(trainer: Trainer) -> dict[str, float]:
     metrics = update(trainer, clock) if steps else {}
     trainer.iteration += 1
     clock.spent("learn")
-    seconds = clock.lap()
-    return {
-        **episode_metrics(episodes),
-        "charts/SPS": steps / sum(seconds.values()),
-        "charts/learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
-        "charts/epsilon": epsilon,
-        **metrics,
-        **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
-    }
+    metrics = {"charts/epsilon": epsilon, **metrics}
+    return iteration_metrics(episodes, steps, trainer.optimizer, clock, metrics)
 
 
 def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
     """Take all gradient steps of an iteration; return the means of the losses."""
     config, plasticity, agent = trainer.config, trainer.plasticity, trainer.learned.agent
     pick = partial(select, agent, trainer.buffer)
-    everyone = partial(pick, torch.arange(config.num_envs, device=config.device))
+    everyone = cache(partial(pick, torch.arange(config.num_envs, device=config.device)))
     due = plasticity.instruments.due(trainer.iteration)
     clock.spent("learn")
     look = partial(plasticity.look, partial(values_of, agent, everyone())) if due else dict
@@ -274,8 +259,7 @@ def select(agent: ValueAgent, buffer: RolloutBuffer, envs: Tensor) -> Minibatch:
 
 def values_of(agent: ValueAgent, batch: Minibatch) -> Tensor:
     """Return action values (num_rows * envs * num_agents, num_actions)."""
-    rows = torch.arange(batch.inputs.shape[0] * batch.inputs.shape[1], device=batch.inputs.device)
-    return agent.network.sequence(batch.inputs, batch.hidden, batch.keep, rows)[0]
+    return agent.network.sequence(batch.inputs, batch.hidden, batch.keep)[0]
 
 
 def loss(
@@ -300,19 +284,11 @@ def loss(
         returns = make_returns(trainer, batch, values.detach())[batch.learns]
     chosen = values[:-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     joint = learned.mixer(chosen[batch.learns], batch.state[:-1][batch.learns])
-    errors = 0.5 * (joint - returns).square()
-    pfo, extra, keep = new.values.new_zeros(()), new.values.new_zeros(()), None
-    if old is not None:
-        again = None
-        if reference is not None:
-            again = values_of(learned.agent, reference[0]), reference[1]
-        pfo, extra, keep = plasticity.terms(new, old, again)
-    if keep is not None:  # a step trains while all of its agents may
-        rows = keep.view(batch.action_mask.shape[:3])[:-1][batch.learns]
-        errors = errors * rows.all(-1, keepdim=True)
-    td = errors.mean()
-    parts = [td, joint.mean(), returns.mean(), pfo, extra]
-    return td + pfo + extra, torch.stack(parts).detach()
+    again = None if reference is None else (values_of(learned.agent, reference[0]), reference[1])
+    pfo, extra, keep = plasticity.terms(new, old, again)
+    if keep is not None:
+        keep = keep.view(batch.action_mask.shape[:3])[:-1][batch.learns]
+    return total_loss(joint, returns, pfo, extra, keep)
 
 
 def make_returns(trainer: Trainer, batch: Minibatch, values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ docs/baselines.md lists each choice.
 import copy
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from baselines.advantages import lambda_returns
 from baselines.checkpoints import Checkpoint
 from baselines.config import QmixConfig
 from baselines.replay import EpisodeBatch, EpisodeReplay
-from baselines.rollout import Clock, Stream, concatenate, episode_metrics
+from baselines.rollout import Clock, Stream, concatenate, iteration_metrics
 from baselines.run import derive_seeds
 from baselines.training import anneal, finish, train_battles
 from baselines.value_agent import (
+    LOSSES,
     TeamValues,
     ValueAgent,
     change_agent_layers,
@@ -30,18 +32,10 @@ from baselines.value_agent import (
     load_agent,
     make_optimizer,
     mask_values,
+    total_loss,
 )
 from baselines.value_instruments import Plasticity
 from baselines.vector_envs import make_battles
-
-LOSSES = (
-    "losses/td_loss",
-    "losses/q_taken",
-    "losses/target",
-    "losses/pfo",
-    "losses/interventions",
-    "losses/grad_norm",
-)
 
 
 @dataclasses.dataclass
@@ -81,7 +75,7 @@ def main(config: QmixConfig) -> int:
     return finish(*train(config))
 
 
-def train(config: QmixConfig) -> tuple[list[Any], int | None]:
+def train(config: QmixConfig) -> tuple[list[Path], int | None]:
     """Train, or continue the run or group `config.resume`; see `training.train_battles`."""
     return train_battles("qmix", config, partial(make_trainer, replays=config.seeds))
 
@@ -152,9 +146,7 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.optimizer.load_state_dict(saved["optimizer"])
     trainer.generator.set_state(saved["generator"])
     trainer.sampler.set_state(saved["sampler"])
-    trainer.env.unwrapped.restore(checkpoint.env)
-    trainer.stream.obs, trainer.stream.info = trainer.env.unwrapped.last()
-    trainer.stream.load_state_dict(saved["stream"])
+    trainer.stream.restore(trainer.env, checkpoint.env, saved["stream"])
     with checkpoint.replay_path.open("rb") as file:
         trainer.replay.load(saved["replay"], file)
     trainer.global_step = checkpoint.global_step
@@ -178,15 +170,8 @@ def iterate(trainer: Trainer) -> dict[str, float]:
         trainer.target_episodes = trainer.episodes
     trainer.iteration += 1
     clock.spent("learn")
-    seconds = clock.lap()
-    return {
-        **episode_metrics(ended),
-        "charts/SPS": (trainer.global_step - before) / sum(seconds.values()),
-        "charts/learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
-        "charts/epsilon": epsilon,
-        **metrics,
-        **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
-    }
+    steps, metrics = trainer.global_step - before, {"charts/epsilon": epsilon, **metrics}
+    return iteration_metrics(ended, steps, trainer.optimizer, clock, metrics)
 
 
 def collect(trainer: Trainer, epsilon: float, clock: Clock) -> dict[str, np.ndarray]:
@@ -283,19 +268,11 @@ def loss(
     values = new.values.view(*batch.action_mask.shape).index_select(0, batch.taken)
     chosen = values.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     joint = learned.mixer(chosen, batch.state.index_select(0, batch.taken))
-    errors = 0.5 * (joint - returns).square()
-    pfo, extra, keep = new.values.new_zeros(()), new.values.new_zeros(()), None
-    if plasticity.needs_before:
-        again = None
-        if reference is not None:
-            again = values_of(learned.agent, reference[0]), reference[1]
-        pfo, extra, keep = plasticity.terms(new, old, again)
-    if keep is not None:  # a step trains while all of its agents may
-        rows = keep.view(*batch.action_mask.shape[:2]).index_select(0, batch.taken)
-        errors = errors * rows.all(-1, keepdim=True)
-    td = errors.mean()
-    parts = [td, joint.mean(), returns.mean(), pfo, extra]
-    return td + pfo + extra, torch.stack(parts).detach()
+    again = None if reference is None else (values_of(learned.agent, reference[0]), reference[1])
+    pfo, extra, keep = plasticity.terms(new, old, again)
+    if keep is not None:
+        keep = keep.view(*batch.action_mask.shape[:2]).index_select(0, batch.taken)
+    return total_loss(joint, returns, pfo, extra, keep)
 
 
 def make_returns(trainer: Trainer, batch: EpisodeBatch, online: Tensor, target: Tensor) -> Tensor:

@@ -91,6 +91,12 @@ class Stream:
             "episodic_length": torch.from_numpy(self.episodic_length.copy()),
         }
 
+    def restore(self, env: Any, saved_env: dict[str, np.ndarray], saved: dict[str, Tensor]) -> None:
+        """Put back the environment's `checkpoint` and what `state_dict` returned with it."""
+        env.unwrapped.restore(saved_env)
+        self.obs, self.info = env.unwrapped.last()
+        self.load_state_dict(saved)
+
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         """Put back what `state_dict` returned."""
         self.previous_done = saved["previous_done"].numpy()
@@ -145,6 +151,32 @@ def collect(
 def concatenate(ended: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the battles of several steps as one."""
     return {name: np.concatenate([episodes[name] for episodes in ended]) for name in ended[0]}
+
+
+def iteration_metrics(
+    episodes: dict[str, np.ndarray],
+    steps: int,
+    optimizer: torch.optim.Optimizer,
+    clock: Clock,
+    metrics: dict[str, float],
+) -> dict[str, float]:
+    """Return what a learner of battles logs of an iteration.
+
+    Args:
+        episodes: battles that ended in it.
+        steps: environment steps that it took.
+        optimizer: tells the learning rate.
+        clock: its time; starts again.
+        metrics: of the update.
+    """
+    seconds = clock.lap()
+    return {
+        **episode_metrics(episodes),
+        "charts/SPS": steps / sum(seconds.values()),
+        "charts/learning_rate": float(optimizer.param_groups[0]["lr"]),
+        **metrics,
+        **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
+    }
 
 
 def episode_metrics(episodes: dict[str, np.ndarray]) -> dict[str, float]:

@@ -223,7 +223,7 @@ class RunGroup:
             UsageError: there is none.
         """
         stores = [folder / "checkpoints" for folder in run_folders(path)]
-        found = [checkpoints.load_latest(store)[0] for store in stores]
+        found = RunGroup.latest_checkpoints(path)
         iteration = min(checkpoint.trainer["iteration"] for checkpoint in found)
         for index, store in enumerate(stores):  # a kill between two saves leaves some ahead
             earlier = reversed(checkpoints.step_folders(store))
@@ -236,7 +236,7 @@ class RunGroup:
 
     @staticmethod
     def latest_checkpoints(path: Path) -> list[Checkpoint]:
-        """Return each run's last good checkpoint, for learners that know nothing of each other.
+        """Return each run's last good checkpoint: seeds that know nothing of each other.
 
         Raises:
             UsageError: a run has none.

@@ -158,14 +158,21 @@ def train_battles(
     config = prepare(config)
     found = RunGroup.latest_checkpoints(Path(config.resume)) if config.resume else []
     group = Learners(make, config)
-    environment = describe_environment(group.learners[0].env)
+    runs = open_runs(command, config, describe_environment(group.learners[0].env), found)
     if found:
-        runs = RunGroup.resume(Path(config.resume), config, environment, found)
         group.load_state(found)
     else:
-        runs = RunGroup.start(command, config, environment)
         runs.save(group.save_state())
     return runs.paths, train_group(command, config, group, runs)
+
+
+def open_runs(
+    command: str, config: Any, environment: dict[str, Any], found: Sequence[Checkpoint]
+) -> RunGroup:
+    """Open the run folders to go on from the checkpoints found, or make new ones if none are."""
+    if found:
+        return RunGroup.resume(Path(config.resume), config, environment, found)
+    return RunGroup.start(command, config, environment)
 
 
 def prepare(config: Any) -> Any:

@@ -8,13 +8,26 @@ from torch.nn import functional
 
 from baselines.checkpoints import Checkpoint
 from baselines.config import ValueConfig
-from baselines.errors import UsageError
 from baselines.mixers import make_mixer
-from baselines.networks import MASKED_LOGIT, Network, make_agent_network
+from baselines.networks import (
+    MASKED_LOGIT,
+    Network,
+    agent_ids,
+    load_weights,
+    make_agent_network,
+)
 from baselines.plasticity import change_layers, interventions_of
 from ppo_plasticity.interventions import Interventions
 
 NETWORK = "agent"  # its name for plasticity flags
+LOSSES = (
+    "losses/td_loss",
+    "losses/q_taken",
+    "losses/target",
+    "losses/pfo",
+    "losses/interventions",
+    "losses/grad_norm",
+)
 
 
 class ValueAgent(nn.Module):
@@ -73,9 +86,7 @@ class ValueAgent(nn.Module):
             (..., num_agents, obs_size [+ num_actions] [+ num_agents]).
         """
         parts = [obs, last_actions] if self.last_action else [obs]
-        if self.agent_id:
-            identity = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
-            parts.append(identity.expand(*obs.shape[:-1], -1))
+        parts += [agent_ids(obs)] if self.agent_id else []
         return torch.cat(parts, -1)
 
     def act(
@@ -138,6 +149,26 @@ def gradient_step(
     return norm.detach().view(1)
 
 
+def total_loss(
+    joint: Tensor, returns: Tensor, pfo: Tensor, extra: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the loss, and its parts in the order of LOSSES but for the gradient norm.
+
+    Args:
+        joint: (steps, 1) the team's value of the actions taken, or (steps, num_agents) without a
+            mixer.
+        returns: what it is drawn to, likewise.
+        pfo: PFO's term.
+        extra: the interventions' terms.
+        keep: (steps, num_agents) bool, agents that may still train; a step does while all of its
+            agents may. None: all.
+    """
+    errors = 0.5 * (joint - returns).square()
+    td = (errors if keep is None else errors * keep.all(-1, keepdim=True)).mean()
+    parts = [td, joint.mean(), returns.mean(), pfo, extra]
+    return td + pfo + extra, torch.stack(parts).detach()
+
+
 def load_agent(config: ValueConfig, checkpoint: Checkpoint, env: Any, device: str) -> ValueAgent:
     """Build the agent of a checkpoint.
 
@@ -151,10 +182,7 @@ def load_agent(config: ValueConfig, checkpoint: Checkpoint, env: Any, device: st
         for name, value in checkpoint.weights.items()
         if name.startswith("agent.")
     }
-    try:
-        agent.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UsageError(f"the policy does not fit {env.spec.id}: its sizes differ") from error
+    load_weights(agent, weights, env.spec.id)
     return agent.to(device).eval()
 
 

@@ -89,13 +89,13 @@ class Plasticity:
         return Seen(values, captured.preactivations)
 
     def terms(
-        self, new: Seen, old: Seen, again: tuple[Tensor, Tensor] | None = None
+        self, new: Seen, old: Seen | None, again: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return PFO's loss, the interventions' loss, and the rows that may still train.
 
         Args:
             new: the learning network on the batch.
-            old: the network before on the same batch.
+            old: the network before on the same batch; not read unless `needs_before`.
             again: values on another batch, now and before the last gradient step.
         """
         zero, keep = new.values.new_zeros(()), None

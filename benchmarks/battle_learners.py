@@ -13,12 +13,13 @@ import concurrent.futures
 import importlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from ppo_speed import machine
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -34,6 +35,7 @@ LEARNERS: dict[str, tuple[str, list[str], int]] = {
     "PQN-VDN": ("pqn", [], 25),
     "PQN-VDN, attention": ("pqn", ["--encoder", "attention"], 25),
 }
+PACKAGES = ("numpy", "torch")
 PARTS = ("env", "inference", "learn")
 PLASTICITY = {
     "rank": "approximate_rank",  # the paper's feature rank (PCA)
@@ -63,7 +65,7 @@ def speed(options: argparse.Namespace) -> None:
     """Measure each learner in a process of its own, print and store beside what is stored."""
     path = RESULTS / "battle_speed.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    found |= {"machine": machine(options.threads)}
+    found |= {"machine": machine(PACKAGES) | {"threads": options.threads}}
     for name in options.learners:
         for size in (5, 10):
             env = f"smacv2/terran_{size}_vs_{size}"
@@ -110,18 +112,6 @@ def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]
         "max": max(rates),
         "shares": {part: spent[part] / total for part in PARTS},
     }
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """Return what the numbers were measured on."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0))
-    model = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    name = model[0].partition(":")[2].strip() if model else platform.processor()
-    return {"cpu": name, "cores": cores, "threads": threads, "torch": torch.__version__}
 
 
 # --- Training ------------------------------------------------------------------------------------

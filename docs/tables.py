@@ -11,9 +11,11 @@ import inspect
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from baselines.config import (
     BattleConfig,
@@ -128,6 +130,17 @@ def battles() -> dict[str, Any]:
 RACES = ("protoss", "terran", "zerg")
 
 
+def rates_cell(rates: Sequence[float]) -> str:
+    """Return the mean of win rates and each of them, a dash where there are none."""
+    texts = " / ".join(f"{rate:.1%}" for rate in rates)
+    return f"**{np.mean(rates):.1%}** ({texts})" if len(rates) else "–"
+
+
+def published_cells(algorithm: str, step: float) -> list[str]:
+    """Return the published win rates of each race about a step."""
+    return [rates_cell(published(f"smacv2/{race}_5_vs_5", algorithm).near(step)) for race in RACES]
+
+
 def battle_results_table() -> str:
     """Return held-out win rates of each learner, seed by seed, beside the published ones."""
     rows = []
@@ -135,17 +148,11 @@ def battle_results_table() -> str:
         cells = []
         for race in RACES:
             runs = races.get(race, {}).values()
-            rates = [run["win_rate"] for run in runs if "win_rate" in run]
-            texts = " / ".join(f"{rate:.1%}" for rate in rates)
-            cells.append(f"**{statistics.mean(rates):.1%}** ({texts})" if rates else "–")
+            cells.append(rates_cell([run["win_rate"] for run in runs if "win_rate" in run]))
         if set(cells) != {"–"}:
             rows.append((name, *cells))
     for algorithm in ("mappo", "qmix"):
-        cells = []
-        for race in RACES:
-            rates = published(f"smacv2/{race}_5_vs_5", algorithm).near(2_000_000)
-            cells.append(f"**{rates.mean():.1%}** ({' / '.join(f'{rate:.1%}' for rate in rates)})")
-        rows.append((f"published {algorithm.upper()}, real game", *cells))
+        rows.append((f"published {algorithm.upper()}, real game", *published_cells(algorithm, 2e6)))
     return table(("greedy, 1,024 held-out battles", *RACES), rows)
 
 
@@ -158,15 +165,13 @@ def battle_partial_table() -> str:
         if not runs:
             continue
         reached, algorithm = min(run["steps"] for run in runs), name.partition(",")[0].lower()
-        ours, theirs = [], []
-        for race in RACES:
-            rates = [run["training_win_rate"] for run in races.get(race, {}).values()]
-            texts = " / ".join(f"{rate:.1%}" for rate in rates)
-            ours.append(f"**{statistics.mean(rates):.1%}** ({texts})" if rates else "–")
-            there = published(f"smacv2/{race}_5_vs_5", algorithm).near(reached)
-            theirs.append(f"**{there.mean():.1%}** ({' / '.join(f'{rate:.1%}' for rate in there)})")
-        rows.append((f"{name}, {reached / 1e6:.2f} M steps", *ours))
-        rows.append((f"published {algorithm.upper()}, real game, greedy", *theirs))
+        cells = [
+            rates_cell([run["training_win_rate"] for run in races.get(race, {}).values()])
+            for race in RACES
+        ]
+        rows.append((f"{name}, {reached / 1e6:.2f} M steps", *cells))
+        there = published_cells(algorithm, reached)
+        rows.append((f"published {algorithm.upper()}, real game, greedy", *there))
     return table(("", *RACES), rows)
 
 
