@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, type, str]] = {
     "quickstart": ("train and evaluate in five minutes", QuickstartConfig, "quickstart:main"),
     "mappo": ("train MAPPO or IPPO", MappoConfig, "mappo:main"),
     "qmix": ("train QMIX, VDN or IQL", QmixConfig, "qmix:main"),
-    "pqn": ("train PQN on summed values, without replay", PqnConfig, "pqn:main"),
+    "pqn": ("train PQN or PQN-VDN, without replay", PqnConfig, "pqn:main"),
     "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
     "plot": ("learning curves of runs, by steps and by wall-clock", PlotConfig, "plot:main"),
     "plasticity": ("figures and early warnings of runs", PlasticityReportConfig, "report:main"),

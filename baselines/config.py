@@ -248,13 +248,10 @@ class QmixConfig(ValueConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PqnConfig(ValueConfig):
-    """Train PQN (Gallici et al. 2024) on summed values (PQN-VDN): no replay, no target network."""
+    """Train PQN (Gallici et al. 2024), which needs no replay; PQN-VDN with --mixer sum."""
 
     profile: Literal["batched"] = "batched"
     """Named set of defaults; flags given apart win over it."""
-    mixer: Literal["monotonic", "sum", "none"] = "sum"
-    """How the agents' values make the team's: a monotonic network of the state, their sum (VDN), or
-    not at all: each agent learns from the team's reward alone."""
     max_grad_norm: float = 10.0
     """Gradient norm limit, of agent network and mixer together."""
     td_lambda: float = 0.85
@@ -263,9 +260,9 @@ class PqnConfig(ValueConfig):
     """Rollout length of each env in one iteration."""
     memory_window: int = 4
     """Steps before the rollout that are run again to warm the GRU, without a loss."""
-    update_epochs: int = 2
+    update_epochs: int = 1
     """Passes over each rollout."""
-    num_minibatches: int = 4
+    num_minibatches: int = 16
     """Minibatches in a pass, each holding whole sequences of num_envs / num_minibatches envs."""
 
     def __post_init__(self) -> None:

@@ -32,8 +32,9 @@ LEARNERS: dict[str, tuple[str, list[str], int]] = {
     "MAPPO": ("mappo", [], 12),
     "MAPPO, attention": ("mappo", ["--encoder", "attention"], 12),
     "QMIX": ("qmix", [], 13),
-    "PQN-VDN": ("pqn", [], 25),
-    "PQN-VDN, attention": ("pqn", ["--encoder", "attention"], 25),
+    "PQN": ("pqn", [], 25),
+    "PQN-VDN": ("pqn", ["--mixer", "sum"], 25),
+    "PQN, attention": ("pqn", ["--encoder", "attention"], 25),
 }
 PACKAGES = ("numpy", "torch")
 PARTS = ("env", "inference", "learn")

@@ -24,7 +24,8 @@ LEARNERS = {
     "QMIX": (QUICK_QMIX, 10_000, 25_000),
     "VDN": ((*QUICK_QMIX, "--mixer", "sum"), 10_000, 25_000),
     "IQL": ((*QUICK_QMIX, "--mixer", "none"), 10_000, 25_000),
-    "PQN-VDN": (QUICK_PQN, 40_000, 100_000),
+    "PQN": (QUICK_PQN, 40_000, 100_000),
+    "PQN-VDN": ((*QUICK_PQN, "--mixer", "sum"), 40_000, 100_000),
     "MAPPO": (QUICK_MAPPO, 20_000, 40_000),
     "IPPO": ((*QUICK_MAPPO, "--critic-input", "obs"), 20_000, 40_000),
 }
