@@ -113,7 +113,7 @@ def test_reset_rows_and_history_change_no_gradient(network, mixer):
 
 
 def test_the_network_that_learns_makes_its_own_targets():
-    config = small(memory_window=0, td_lambda=0.0)
+    config = small(memory_window=0, td_lambda=0.0, mixer="sum")
     trainer, _ = rollout(config)
     batch = whole(config, trainer)
     first = pqn.loss(trainer, batch)[1][pqn.LOSSES.index("losses/target")]

@@ -329,13 +329,13 @@ def test_mappos_papers_profile_has_the_published_numbers():
 @pytest.mark.parametrize("command", ["qmix", "pqn", "mappo"])
 def test_open_loop_shows_agents_the_time_and_who_they_are_alone(command):
     made = dataclasses.replace(
-        COMMANDS[command][1](), env="smacv2/terran_5_vs_5", open_loop=True, num_envs=4
+        COMMANDS[command][1](), env="smacv2/terran_5_vs_5", open_loop=True, num_envs=16
     )
     env = make_battles(made)
     obs, info = env.reset(seed=5)
     generator = np.random.default_rng(0)
     for step in range(20):
-        assert obs.shape == (4, 5, 1)
+        assert obs.shape == (16, 5, 1)
         np.testing.assert_allclose(obs, step / 200, atol=1e-6)
         noise = generator.random(info["action_mask"].shape)
         obs, *_, info = env.step((noise * info["action_mask"]).argmax(-1))
@@ -344,7 +344,7 @@ def test_open_loop_shows_agents_the_time_and_who_they_are_alone(command):
         inputs = mappo.make_agent(made, env.unwrapped).actor_inputs(seen)
     else:  # not even its last action, which tells what was in range
         inputs = ValueAgent(made, env.unwrapped).inputs(seen, torch.rand(info["action_mask"].shape))
-    assert torch.equal(inputs, torch.cat([seen, torch.eye(5).expand(4, 5, 5)], -1))
+    assert torch.equal(inputs, torch.cat([seen, torch.eye(5).expand(16, 5, 5)], -1))
     env.close()
 
 
