@@ -16,6 +16,8 @@ from smacv2.battle import (
     PHASE_WINDUP,
     TICK,
     UNIT_TYPE,
+    VELOCITY_X,
+    VELOCITY_Y,
     WEAPON,
     X,
     Y,
@@ -36,6 +38,7 @@ from smacv2.engine.tables import (
     K_NUM_WEAPONS,
     K_PLANES,
     K_SCAN,
+    K_SPEED,
     W_ARC_COS,
     W_BACKSWING,
     W_DAMAGE_POINT,
@@ -72,7 +75,7 @@ def fight(unit, world, kinds, rules, i, cooldown_before):
         return True
     weapon, reach = choose_weapon(unit, kinds, i, target, distance)
     if weapon < 0:
-        approach(unit, kinds, rules, i, dx, dy, centre, distance - reach)
+        approach(unit, kinds, rules, i, target, dx, dy, centre, distance - reach)
         return True
     halt(unit, i)
     arc_cos = kinds[unit[UNIT_TYPE, i], weapon_offset(weapon, kinds) + W_ARC_COS]
@@ -105,11 +108,17 @@ def choose_weapon(unit, kinds, i, target, distance):
 
 
 @inline_rule
-def approach(unit, kinds, rules, i, dx, dy, distance, missing):
-    """Walk ``missing`` cells along (dx, dy), but not before the backswing ends (mechanics 7.4)."""
+def approach(unit, kinds, rules, i, target, dx, dy, distance, missing):
+    """Walk ``missing`` fixed cells along (dx, dy), but not before the backswing ends (mechanics 7.4).
+
+    A target that walks takes a step in this loop too: a pursuer that stopped at the edge of its
+    range to where the target stood would be out of range again, and never shoot.
+    """
     if unit[BACKSWING, i] > 0:
         halt(unit, i)
         return
+    if unit[VELOCITY_X, target] != 0 or unit[VELOCITY_Y, target] != 0:
+        missing += kinds[unit[UNIT_TYPE, target], K_SPEED]
     # One unit of 1/4096 further, so that rounding cannot stop the unit just outside its range.
     walk(unit, kinds, rules, i, dx, dy, distance, missing + 1)
 
@@ -180,7 +189,7 @@ def heal(unit, kinds, rules, i):
     distance = centre - radii(unit, i, target)
     if distance > reach + slop:
         unit[PHASE, i] = PHASE_READY
-        walk(unit, kinds, rules, i, dx, dy, centre, distance - reach + 1)
+        approach(unit, kinds, rules, i, target, dx, dy, centre, distance - reach)
         return
     halt(unit, i)
     facing = faces(unit, kinds, i, dx, dy, centre, kinds[kind, K_HEAL_ARC_COS])

@@ -11,6 +11,7 @@ import pytest
 from smacv2.battle import ORDER_ATTACK, ORDER_IDLE
 from smacv2.engine.fixed import ONE
 from smacv2.engine.sandbox import Sandbox, Unit
+from smacv2.scenario import load_unit_types
 
 X, Y = 8.0, 16.0
 COPIES = 2000
@@ -432,6 +433,56 @@ def test_a_marine_fires_from_5_75_cells_and_walks_in_from_6():
     beyond = duel("marine", "marine", 6)
     assert hit_loops(watch(beyond, 1, 10)) == [4]
     assert beyond.position(0)[0] == pytest.approx(X + 0.25, abs=0.001)
+
+
+# --- Pursuit (mechanics 4.3) ---------------------------------------------------------------------
+
+
+def chase(pursuer, fugitive, distance, **settings):
+    """Return a battle in which unit 1 walks away from unit 0, ``distance`` cells out of its range."""
+    radius, reach = load_unit_types()[fugitive].radius, {"zergling": 0.1, "stalker": 6, "marine": 5}
+    gap = load_unit_types()[pursuer].radius + reach[pursuer] + radius + distance
+    battle = duel(pursuer, fugitive, gap, **settings)
+    battle.move(1, 31, Y)
+    return battle
+
+
+@pytest.mark.parametrize(("pursuer", "fugitive"), [("stalker", "zealot"), ("zergling", "hydralisk")])
+def test_a_faster_pursuer_catches_up_with_a_walking_target_and_shoots(pursuer, fugitive):
+    # 2.953125 - 2.25 cells a second are 0.04395 a loop: in range after 23, 2.67 loops of wind-up.
+    battle = chase(pursuer, fugitive, 1, num_envs=64)
+    battle.tick(26)
+    assert (battle.state.cooldown[:, 0] == 0).all()
+    battle.tick()
+    assert (battle.state.cooldown[:, 0] > 0).all()
+
+
+def test_a_pursuer_of_equal_speed_just_out_of_range_never_shoots():
+    battle = chase("marine", "marine", 1 / 64, num_envs=64)
+    battle.tick(100)
+    assert (battle.state.cooldown[:, 0] == 0).all()
+    gap = (battle.state.x[:, 1] - battle.state.x[:, 0]) / ONE - 5.75
+    # One step more where the pursuer's first was cut short before the target had begun to walk.
+    assert ((gap > 0) & (gap < 0.141)).all()
+
+
+def test_a_pursuer_stops_at_the_edge_of_its_range_to_a_standing_target():
+    battle = duel("stalker", "zealot", 9)
+    battle.tick(40)
+    assert battle.position(0)[0] == pytest.approx(X + 9 - 7.125, abs=0.001)
+
+
+def test_a_medivac_catches_up_with_a_walking_marine_and_heals_it():
+    patient = Unit("marine", X + 6.125, Y, health=5)  # one cell out of range
+    battle = Sandbox([Unit("medivac", X, Y), patient], [Unit("marine", 8, 30, passive=True)])
+    battle.heal(0, 1)
+    battle.move(1, 31, Y)
+    # It gains its top speed in loop 19 at sum(1..19) * 2.3125 / 256 = 1.72 cells, 0.95 behind the
+    # marine's; the 1.95 missing cells take 62 loops more at 0.03125 a loop.
+    battle.tick(79)
+    assert battle.health(1) == 5
+    battle.tick(5)
+    assert battle.health(1) > 5
 
 
 # --- 25: regeneration ----------------------------------------------------------------------------
