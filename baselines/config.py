@@ -252,6 +252,8 @@ class PqnConfig(ValueConfig):
 
     profile: Literal["batched"] = "batched"
     """Named set of defaults; flags given apart win over it."""
+    hidden_size: int = 128
+    """Width of all hidden layers."""
     max_grad_norm: float = 10.0
     """Gradient norm limit, of agent network and mixer together."""
     td_lambda: float = 0.85

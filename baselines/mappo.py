@@ -82,7 +82,7 @@ class Trainer:
 
     def iterate(self) -> dict[str, float]:
         """Run one iteration: a rollout and an update; return its metrics."""
-        return iterate(self.config, self)
+        return iterate(self)
 
     def save_state(self) -> Checkpoint:
         """Return everything that `load_state` needs to go on bit for bit."""
@@ -207,9 +207,9 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
         trainer.interventions[name].load_state_dict(state)
 
 
-def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
+def iterate(trainer: Trainer) -> dict[str, float]:
     """Run one iteration: a rollout and an update; return its metrics."""
-    clock, buffer, agent = Clock(), trainer.buffer, trainer.agent
+    config, clock, buffer, agent = trainer.config, Clock(), trainer.buffer, trainer.agent
     anneal(config, trainer.optimizer, trainer.global_step)
     actor_hidden = trainer.stream.hidden.clone()
     shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
@@ -217,20 +217,18 @@ def iterate(config: MappoConfig, trainer: Trainer) -> dict[str, float]:
     episodes = collect(trainer.env, trainer.stream, agent.act, noise, buffer, clock)
     steps = int(buffer.valid[:-1].sum())
     trainer.global_step += steps
-    metrics = update(config, trainer, actor_hidden, clock)
+    metrics = update(trainer, actor_hidden, clock)
     trainer.iteration += 1
     clock.spent("learn")
     return iteration_metrics(episodes, steps, trainer.optimizer, clock, metrics)
 
 
-def update(
-    config: MappoConfig, trainer: Trainer, actor_hidden: Tensor, clock: Clock
-) -> dict[str, float]:
+def update(trainer: Trainer, actor_hidden: Tensor, clock: Clock) -> dict[str, float]:
     """Improve actor and critic on the rollout in the buffer; return the means of the losses.
 
     A rollout of reset rows alone teaches nothing: it changes no weight and has no losses.
     """
-    agent, buffer = trainer.agent, trainer.buffer
+    config, agent, buffer = trainer.config, trainer.agent, trainer.buffer
     values, critic_hidden = predict_values(agent, buffer, trainer.critic_hidden)
     if not live_entries(buffer).any():
         trainer.critic_hidden = critic_hidden
@@ -243,26 +241,26 @@ def update(
     pick = partial(select, agent, buffer, hidden=hidden, targets=targets)
     clock.spent("learn")
     due = trainer.instruments.due(trainer.iteration)
-    measurement = Measurement.start(config, trainer, pick) if due else None
+    measurement = Measurement.start(trainer, pick) if due else None
     clock.spent("probe")
-    means = take_steps(config, trainer, pick)
+    means = take_steps(trainer, pick)
     trainer.critic_hidden = critic_hidden
     clock.spent("learn")
-    measured = measurement.end(config, trainer) if measurement else {}
+    measured = measurement.end(trainer) if measurement else {}
     clock.spent("probe")
     after_batch(trainer, pick)
     return {**means, "losses/explained_variance": float(variance), **measured}
 
 
-def take_steps(config: MappoConfig, trainer: Trainer, pick: Pick) -> dict[str, float]:
+def take_steps(trainer: Trainer, pick: Pick) -> dict[str, float]:
     """Take all gradient steps of an iteration; return the means of the losses.
 
     Args:
-        config: how many.
         trainer: what learns.
         pick: env indices to their minibatch.
     """
-    before = Before.of(config, trainer, pick) if needs_before(config, trainer) else None
+    config = trainer.config
+    before = Before.of(trainer, pick) if needs_before(trainer) else None
     reference, losses = None, []
     for _ in range(config.update_epochs):
         order = torch.randperm(config.num_envs, generator=trainer.generator, device=config.device)
@@ -274,21 +272,21 @@ def take_steps(config: MappoConfig, trainer: Trainer, pick: Pick) -> dict[str, f
             if config.value_norm_per_minibatch:
                 trainer.agent.value_norm.update(batch.returns)
             old = before.select(envs, batch) if before else None
-            total, values = loss(config, trainer, batch, old, reference)
+            total, values = loss(trainer, batch, old, reference)
             if trainer.changes("reference"):  # the step after next trains on these envs
                 reference = Reference.of(trainer.agent, pick(parts[(index + 2) % len(parts)]))
-            losses.append(torch.cat([values, gradient_step(config, trainer, total)]))
+            losses.append(torch.cat([values, gradient_step(trainer, total)]))
             after_step(trainer, batch)
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
     return dict(zip(LOSSES, means, strict=True))
 
 
-def gradient_step(config: MappoConfig, trainer: Trainer, total: Tensor) -> Tensor:
+def gradient_step(trainer: Trainer, total: Tensor) -> Tensor:
     """Take one step of the optimizer; return (2,) gradient norms without waiting for them."""
     trainer.optimizer.zero_grad(set_to_none=True)
     total.backward()
     norms = [
-        nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        nn.utils.clip_grad_norm_(network.parameters(), trainer.config.max_grad_norm)
         for network in trainer.agent.networks.values()
     ]
     trainer.optimizer.step()
@@ -296,7 +294,6 @@ def gradient_step(config: MappoConfig, trainer: Trainer, total: Tensor) -> Tenso
 
 
 def loss(
-    config: MappoConfig,
     trainer: Trainer,
     batch: Minibatch,
     old: Old | None = None,
@@ -305,14 +302,13 @@ def loss(
     """Return the loss, and its parts in the order of LOSSES but for the gradient norms.
 
     Args:
-        config: weights and ranges.
         trainer: what learns.
         batch: what it learns from.
         old: what the networks did on the batch before the update, where a term needs it.
         reference: another batch, on which interventions hold the networks still.
     """
-    agent = trainer.agent
-    outputs, preactivations = forward(config, trainer, batch)
+    config = trainer.config
+    outputs, preactivations = forward(trainer, batch)
     log_probs, predicted = outputs["actor"], outputs["critic"]
     pfo, keep = pfo_terms(config, preactivations, old) if old else (log_probs.new_zeros(()), {})
     chosen = log_probs.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
@@ -323,7 +319,7 @@ def loss(
     value = value_loss(
         predicted.squeeze(-1),
         batch.values,
-        agent.value_norm.normalise(batch.returns),
+        trainer.agent.value_norm.normalise(batch.returns),
         clip_coef=config.clip_coef if config.clip_vloss else math.inf,
         huber_delta=config.huber_delta,
         keep=keep.get("critic"),

@@ -32,16 +32,14 @@ Pick = Callable[[Tensor], Minibatch]  # env indices to their minibatch
 DIVERGENCES = {"actor": categorical_kl, "critic": squared_error}  # of log-probabilities, of values
 
 
-def needs_before(config: MappoConfig, trainer: "Trainer") -> bool:
+def needs_before(trainer: "Trainer") -> bool:
     """Return whether a loss term compares with the networks before the update."""
-    return config.pfo_coef > 0 or trainer.changes("loss")
+    return trainer.config.pfo_coef > 0 or trainer.changes("loss")
 
 
-def forward(
-    config: MappoConfig, trainer: "Trainer", batch: Minibatch
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def forward(trainer: "Trainer", batch: Minibatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Run both networks; return outputs, and pre-activations (rows, units) where wanted."""
-    outputs, preactivations = {}, {}
+    config, outputs, preactivations = trainer.config, {}, {}
     for name, network in trainer.agent.networks.items():
         hooks = trainer.interventions[name]
         if not wants_preactivations(config, hooks, name):
@@ -70,8 +68,9 @@ class Before:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, config: MappoConfig, trainer: "Trainer", pick: Pick) -> "Before":
+    def of(cls, trainer: "Trainer", pick: Pick) -> "Before":
         """Run the networks on all envs."""
+        config = trainer.config
         batch = pick(torch.arange(config.num_envs, device=config.device))
         agent, shape = trainer.agent, (config.num_steps, config.num_envs)
         widths = {"actor": agent.num_agents, "critic": agent.num_values}
@@ -81,7 +80,7 @@ class Before:
             full = tensor.new_zeros(math.prod(shape) * widths[name], tensor.shape[-1])
             return full.index_copy_(0, rows[name], tensor).view(*shape, widths[name], -1)
 
-        found = forward(config, trainer, batch)
+        found = forward(trainer, batch)
         return cls(*({name: spread(name, one) for name, one in part.items()} for part in found))
 
     def select(self, envs: Tensor, batch: Minibatch) -> Old:
@@ -184,8 +183,9 @@ class Measurement:
     metrics: dict[str, float]
 
     @classmethod
-    def start(cls, config: MappoConfig, trainer: "Trainer", pick: Pick) -> "Measurement":
+    def start(cls, trainer: "Trainer", pick: Pick) -> "Measurement":
         """Watch the networks before the update."""
+        config = trainer.config
         batch = pick(torch.arange(config.num_envs, device=config.device))
         views = watch(trainer, batch)
         values = trainer.agent.value_norm.denormalise(views["critic"].outputs.squeeze(-1))
@@ -193,7 +193,7 @@ class Measurement:
         metrics |= diversity_metrics([views["actor"].outputs.exp()], values)
         return cls(batch, views, metrics)
 
-    def end(self, config: MappoConfig, trainer: "Trainer") -> dict[str, float]:
+    def end(self, trainer: "Trainer") -> dict[str, float]:
         """Watch them again; return all metrics."""
         instruments, after = trainer.instruments, watch(trainer, self.batch)
         old, new = self.views["actor"].outputs, after["actor"].outputs
@@ -206,7 +206,7 @@ class Measurement:
                 chosen - self.batch.log_probs,
                 self.batch.advantages,
                 categorical_kl(old, new),
-                config.clip_coef,
+                trainer.config.clip_coef,
             ),
         }
 

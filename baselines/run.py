@@ -55,6 +55,7 @@ class Run:
         self.path, self.record, self._lock = path, record, lock
         self.config = record["config"]
         self._saved_step, self._saved_time = global_step, time.monotonic()
+        self._saved_state: tuple[int, int] | None = None  # step and iteration of what is on disk
         drop_metrics_after(path / "metrics.jsonl", global_step)
         self._metrics = (path / "metrics.jsonl").open("a")
         self._pool = ThreadPoolExecutor(1, "checkpoint")
@@ -137,13 +138,20 @@ class Run:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; all metrics up to it reach the disk first.
 
-        One with a replay is written by a thread meanwhile; an error in it is raised by the next
-        `save` or by `close`.
+        One that is there already, as of a seed that finished before the others, is not written
+        again. One with a replay is written by a thread meanwhile; an error in it is raised by the
+        next `save` or by `close`.
         """
         self.wait()
         self._writer.flush()
         os.fsync(self._metrics.fileno())
         self._saved_step, self._saved_time = checkpoint.global_step, time.monotonic()
+        state = checkpoint.global_step, checkpoint.trainer["iteration"]
+        if state == self._saved_state:
+            if checkpoint.replay is not None:
+                checkpoint.replay.release()
+            return
+        self._saved_state = state
         folder, keep = self.path / "checkpoints", self.config["keep_checkpoints"]
         if checkpoint.replay is None:
             checkpoints.save(folder, checkpoint, keep)

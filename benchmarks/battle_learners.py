@@ -24,6 +24,7 @@ from ppo_speed import machine
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 STEPS, BATTLES = 2_000_000, 1024
+CURVE = 250_000  # steps between the points of the stored learning curves
 RACES, SEEDS = ("protoss", "terran", "zerg"), (1, 2, 3)
 # name: command, its flags, iterations between measurements of plasticity (about 20 in a run)
 LEARNERS: dict[str, tuple[str, list[str], int]] = {
@@ -192,10 +193,12 @@ def numbers_of(path: Path) -> dict[str, Any]:
         "steps": lines[-1]["global_step"],
         "seconds": seconds,
         "threads": record["config"]["num_threads"],
+        "device": record["config"]["device"].partition(":")[0],
         "machine": record["machine"]["platform"],
         "torch": record["versions"]["torch"],
         "steps_per_second": lines[-1]["global_step"] / seconds,
-        "training_win_rate": training_win_rate(lines),
+        "training_win_rate": training_win_rate(lines, lines[-1]["global_step"]),
+        "curve": [training_win_rate(lines, step) for step in range(CURVE, STEPS + 1, CURVE)],
         "plasticity": plasticity(lines),
     }
     for file in path.glob("evaluations/*greedy*.json"):
@@ -205,9 +208,9 @@ def numbers_of(path: Path) -> dict[str, Any]:
     return row
 
 
-def training_win_rate(lines: list[dict[str, Any]]) -> float | None:
-    """Return the share of battles won in the last 250,000 steps of training."""
-    last = [line for line in lines if line["global_step"] > lines[-1]["global_step"] - 250_000]
+def training_win_rate(lines: list[dict[str, Any]], step: int) -> float | None:
+    """Return the share of battles won in training in the CURVE steps before a step."""
+    last = [line for line in lines if step - CURVE < line["global_step"] <= step]
     battles = sum(line["charts/episodes"] for line in last)
     won = sum(line["charts/episodes"] * (line.get("charts/win_rate") or 0.0) for line in last)
     return won / battles if battles else None

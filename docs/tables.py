@@ -128,6 +128,7 @@ def battles() -> dict[str, Any]:
 
 
 RACES = ("protoss", "terran", "zerg")
+MINUTES = (2, 4, 8, 16)
 
 
 def rates_cell(rates: Sequence[float]) -> str:
@@ -156,43 +157,53 @@ def battle_results_table() -> str:
     return table(("greedy, 1,024 held-out battles", *RACES), rows)
 
 
-def battle_partial_table() -> str:
-    """Return training win rates of runs that ended early, and published ones at as many steps."""
-    rows = []
-    for name, races in battles().items():
-        runs = [run for seeds in races.values() for run in seeds.values()]
-        runs = [run for run in runs if "win_rate" not in run]
-        if not runs:
-            continue
-        reached, algorithm = min(run["steps"] for run in runs), name.partition(",")[0].lower()
-        cells = [
-            rates_cell([run["training_win_rate"] for run in races.get(race, {}).values()])
-            for race in RACES
-        ]
-        rows.append((f"{name}, {reached / 1e6:.2f} M steps", *cells))
-        there = published_cells(algorithm, reached)
-        rows.append((f"published {algorithm.upper()}, real game, greedy", *there))
-    return table(("", *RACES), rows)
-
-
 def battle_time_table() -> str:
-    """Return wall-clock and speed of the runs that are complete."""
+    """Return wall-clock and speed of the runs that are complete, machine by machine."""
+    rows, letters = [], {}
+    for name, races in battles().items():
+        places: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for run in (run for seeds in races.values() for run in seeds.values()):
+            if "win_rate" in run:
+                letter = letters.setdefault(run["machine"], "ABCDEFGH"[len(letters)])
+                places.setdefault((letter, run["device"]), []).append(run)
+        for (letter, device), runs in places.items():
+            rates = sorted(run["steps_per_second"] for run in runs)
+            minutes = sorted(run["seconds"] / 60 for run in runs)
+            rows.append(
+                (
+                    name,
+                    len(runs),
+                    f"{letter}, {device}",
+                    f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}, {rates[-1]:,.0f}]",
+                    f"{statistics.median(minutes):.1f} [{minutes[0]:.1f}, {minutes[-1]:.1f}]",
+                )
+            )
+    return table(("", "runs", "machine", "steps/s", "minutes for 2 M steps"), rows)
+
+
+def battle_equal_time_table() -> str:
+    """Return win rates while learning after as many minutes of two cores, means over seeds.
+
+    Steps come from the measured speed of each learner, so that all are of one machine.
+    """
+    speeds = json.loads((ROOT / "benchmarks" / "results" / "battle_speed.json").read_text())
     rows = []
     for name, races in battles().items():
-        runs = [run for seeds in races.values() for run in seeds.values() if "win_rate" in run]
-        if not runs:
-            continue
-        rates = sorted(run["steps_per_second"] for run in runs)
-        minutes = sorted(run["seconds"] / 60 for run in runs)
-        rows.append(
-            (
-                name,
-                runs[0]["threads"],
-                f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}, {rates[-1]:,.0f}]",
-                f"{statistics.median(minutes):.1f} [{minutes[0]:.1f}, {minutes[-1]:.1f}]",
-            )
-        )
-    return table(("", "threads", "steps/s", "minutes for 2 M steps"), rows)
+        speed = speeds[name]["smacv2/terran_5_vs_5"]["median"]
+        steps = [min(60 * speed * minutes, 2e6) for minutes in MINUTES]
+        cells = [mean_curve(list(races.get(race, {}).values()), steps) for race in RACES]
+        rows.append((name, f"{2e6 / speed / 60:.1f}", *cells))
+    after = " / ".join(map(str, MINUTES))
+    return table(("", "minutes for 2 M", *(f"{race}, {after} minutes" for race in RACES)), rows)
+
+
+def mean_curve(runs: Sequence[dict[str, Any]], steps: Sequence[float]) -> str:
+    """Return the mean win rate while learning after each of `steps`, a dash without runs."""
+    if not runs:
+        return "–"
+    means = np.array([run["curve"] for run in runs], float).mean(0)
+    ends = np.linspace(0, 2e6, len(means) + 1)[1:]
+    return " / ".join(f"{rate:.0%}" for rate in np.interp(steps, ends, means))
 
 
 def battle_plasticity_table() -> str:
@@ -306,7 +317,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "battle": lambda: flags_table(BattleConfig),
-    "battle_partial": battle_partial_table,
+    "battle_equal_time": battle_equal_time_table,
     "battle_plasticity": battle_plasticity_table,
     "battle_results": battle_results_table,
     "battle_speed": battle_speed_table,

@@ -109,7 +109,7 @@ def choose_weapon(unit, kinds, i, target, distance):
 
 @inline_rule
 def approach(unit, kinds, rules, i, target, dx, dy, distance, missing):
-    """Walk ``missing`` fixed cells along (dx, dy), but not before the backswing ends (mechanics 7.4).
+    """Walk ``missing`` cells along (dx, dy), but not before the backswing ends (mechanics 7.4).
 
     A target that walks takes a step in this loop too: a pursuer that stopped at the edge of its
     range to where the target stood would be out of range again, and never shoot.

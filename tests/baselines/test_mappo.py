@@ -51,7 +51,7 @@ def whole_batch(config, trainer, hidden):
 
 def gradients(config, trainer, hidden):
     trainer.agent.zero_grad()
-    total, _ = mappo.loss(config, trainer, whole_batch(config, trainer, hidden))
+    total, _ = mappo.loss(trainer, whole_batch(config, trainer, hidden))
     total.backward()
     return {name: p.grad.clone() for name, p in trainer.agent.named_parameters()}
 
@@ -120,7 +120,7 @@ def test_reset_rows_are_not_counted():
     trainer, _ = rollout(small())
     before = int(trainer.buffer.valid[:-1].sum())
     trainer = mappo.make_trainer(small())
-    mappo.iterate(small(), trainer)
+    mappo.iterate(trainer)
     assert trainer.global_step == int(trainer.buffer.valid[:-1].sum()) < 6 * 20
     assert before < 6 * 20
 
@@ -227,9 +227,9 @@ def test_the_toy_game_is_solved(network, critic_input, options, steps):
         total_steps=steps,
     )
     trainer = mappo.make_trainer(config)
-    first = mappo.iterate(config, trainer)
+    first = mappo.iterate(trainer)
     while trainer.global_step < steps:
-        last = mappo.iterate(config, trainer)
+        last = mappo.iterate(trainer)
     assert first["charts/win_rate"] < 0.5
     assert last["charts/win_rate"] > 0.9
 
@@ -243,12 +243,12 @@ def test_a_rollout_of_reset_rows_alone_changes_no_weight(value_norm_per_minibatc
         value_norm_per_minibatch=value_norm_per_minibatch,
     )
     trainer = mappo.make_trainer(config)
-    assert "losses/policy_loss" in mappo.iterate(config, trainer)
+    assert "losses/policy_loss" in mappo.iterate(trainer)
     before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
-    metrics = mappo.iterate(config, trainer)
+    metrics = mappo.iterate(trainer)
     assert trainer.global_step == 1
     assert "losses/policy_loss" not in metrics
     assert_same(before, trainer.agent.state_dict())
-    metrics = mappo.iterate(config, trainer)
+    metrics = mappo.iterate(trainer)
     assert np.isfinite(list(metrics.values())).all()
     assert all(value.isfinite().all() for value in trainer.agent.state_dict().values())

@@ -91,7 +91,7 @@ class Mappo:
         self.trainer = mappo.make_trainer(self.config)
 
     def iterate(self):
-        return mappo.iterate(self.config, self.trainer)
+        return mappo.iterate(self.trainer)
 
     def weights(self, network):
         return getattr(self.trainer.agent, network).state_dict()

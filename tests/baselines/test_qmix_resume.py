@@ -96,11 +96,12 @@ def running(tmp_path):
     run.close()
 
 
-def test_the_learner_goes_on_and_what_is_written_is_of_the_moment_of_the_save(running):
+def test_the_learner_goes_on_and_what_is_written_is_of_the_moment_of_the_save(running, tmp_path):
     trainer, run = running
-    run.save(trainer.save_state())
-    run.wait()
-    reference = last_checkpoint(run.path)  # of the same moment, written at once
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    checkpoints.save(apart / "checkpoints", trainer.save_state(), 1)
+    reference = last_checkpoint(apart)  # of the same moment, written at once
     episodes = replay_of(run.path, reference)
 
     checkpoint = trainer.save_state()
@@ -117,6 +118,21 @@ def test_the_learner_goes_on_and_what_is_written_is_of_the_moment_of_the_save(ru
     assert_same_state(written.trainer, reference.trainer)
     assert_same_state(written.env, reference.env)
     assert_same_state(replay_of(run.path, written), episodes)
+
+
+def test_a_state_that_is_on_disk_already_is_not_written_again(running):
+    trainer, run = running
+    run.save(trainer.save_state())
+    run.wait()
+    (folder,) = checkpoints.step_folders(run.path / "checkpoints")
+    written = folder.stat().st_ino
+    run.save(trainer.save_state())
+    run.wait()
+    assert folder.stat().st_ino == written
+    trainer.iterate()
+    run.save(trainer.save_state())
+    run.wait()
+    assert len(checkpoints.step_folders(run.path / "checkpoints")) == 2
 
 
 def test_a_checkpoint_that_waits_to_be_written_shares_nothing_with_the_learner(running):

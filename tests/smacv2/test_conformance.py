@@ -439,7 +439,7 @@ def test_a_marine_fires_from_5_75_cells_and_walks_in_from_6():
 
 
 def chase(pursuer, fugitive, distance, **settings):
-    """Return a battle in which unit 1 walks away from unit 0, ``distance`` cells out of its range."""
+    """Return a battle in which unit 1 walks away, ``distance`` cells out of unit 0's range."""
     radius, reach = load_unit_types()[fugitive].radius, {"zergling": 0.1, "stalker": 6, "marine": 5}
     gap = load_unit_types()[pursuer].radius + reach[pursuer] + radius + distance
     battle = duel(pursuer, fugitive, gap, **settings)
@@ -447,7 +447,9 @@ def chase(pursuer, fugitive, distance, **settings):
     return battle
 
 
-@pytest.mark.parametrize(("pursuer", "fugitive"), [("stalker", "zealot"), ("zergling", "hydralisk")])
+@pytest.mark.parametrize(
+    ("pursuer", "fugitive"), [("stalker", "zealot"), ("zergling", "hydralisk")]
+)
 def test_a_faster_pursuer_catches_up_with_a_walking_target_and_shoots(pursuer, fugitive):
     # 2.953125 - 2.25 cells a second are 0.04395 a loop: in range after 23, 2.67 loops of wind-up.
     battle = chase(pursuer, fugitive, 1, num_envs=64)
