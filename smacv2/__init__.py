@@ -10,7 +10,7 @@ until an environment is made (no numba, no torch, no StarCraft II).
 
 __version__ = "0.1.0"
 
-ENGINE_VERSION = "2"
+ENGINE_VERSION = "3"
 """Version of the battle rules: raised whenever a seed with its actions could play differently."""
 
 EVALUATION_SEED = 2**40

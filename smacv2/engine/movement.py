@@ -164,7 +164,10 @@ def steer(unit, kinds, rules, i, dx, dy):
 
 @rule
 def find_blocker(unit, kinds, rules, i, dx, dy):
-    """Return the unit that most stands in the way and cannot be shoved aside, or -1."""
+    """Return the unit that most stands in the way and cannot be shoved aside, or -1.
+
+    Friends give way unless they hold their ground or are blocked themselves.
+    """
     blocker = -1
     worst = 0
     for j in range(unit.shape[1]):
@@ -178,7 +181,7 @@ def find_blocker(unit, kinds, rules, i, dx, dy):
         ahead = dot(dx, dy, to_x, to_y)
         if ahead <= 0 or squared(to_x, to_y) >= square(reach):
             continue
-        if same_side(rules, i, j) and not firm(unit, j):
+        if same_side(rules, i, j) and not firm(unit, j) and unit[BLOCKED, j] == 0:
             continue
         ahead //= max(length(to_x, to_y), 1)
         if ahead > worst:

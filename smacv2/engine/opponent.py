@@ -170,7 +170,7 @@ def autocast_heal(unit, kinds, rules, i):
             continue
         if not within(unit, i, j, kinds[kind, K_AUTOCAST_RANGE]):
             continue
-        if healed_by_other(unit, kinds, rules, i, j):
+        if other_medivac_on(unit, kinds, rules, i, j, False):
             continue
         health = int(unit[HEALTH, j])
         full = int(kinds[unit[UNIT_TYPE, j], K_HEALTH])
@@ -192,14 +192,17 @@ def wants_healing(unit, kinds, i, j):
 
 
 @rule
-def healed_by_other(unit, kinds, rules, i, target):
-    """Return whether another medivac is healing the target now (mechanics 12.4)."""
+def other_medivac_on(unit, kinds, rules, i, target, beams_only):
+    """Return whether another medivac has orders to heal the target (mechanics 12.4).
+
+    ``beams_only``: count only those that are healing it now.
+    """
     first, last = friends(unit, rules, i)
     for j in range(first, last):
         if (
             j != i
             and unit[ORDER, j] == ORDER_HEAL
-            and unit[PHASE, j] == PHASE_CHANNEL
+            and (unit[PHASE, j] == PHASE_CHANNEL or not beams_only)
             and unit[ORDER_TARGET, j] == target
             and unit[HEALTH, j] > 0
             and kinds[unit[UNIT_TYPE, j], K_HEALS]

@@ -26,7 +26,7 @@ from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.effects import launch
 from smacv2.engine.fixed import ONE, SHIFT, length, mul
 from smacv2.engine.movement import faces, halt, walk
-from smacv2.engine.opponent import healed_by_other, look_for_better_class
+from smacv2.engine.opponent import look_for_better_class, other_medivac_on
 from smacv2.engine.rng import STREAM_COOLDOWN, below, word
 from smacv2.engine.tables import (
     K_HEAL_ARC_COS,
@@ -173,7 +173,7 @@ def fire(unit, world, kinds, rules, i, weapon):
 
 @rule
 def heal(unit, kinds, rules, i):
-    """Carry out a heal order for one tick: approach, face, give life for energy (mechanics 12)."""
+    """Carry out a heal order for one tick: follow, face, give life for energy (mechanics 12)."""
     target = unit[ORDER_TARGET, i]
     kind = unit[UNIT_TYPE, i]
     missing = int(kinds[unit[UNIT_TYPE, target], K_HEALTH] - unit[HEALTH, target])
@@ -187,13 +187,15 @@ def heal(unit, kinds, rules, i):
     dy = unit[Y, target] - unit[Y, i]
     centre = length(dx, dy)
     distance = centre - radii(unit, i, target)
+    if distance > reach:
+        approach(unit, kinds, rules, i, target, dx, dy, centre, distance - reach)
+    else:
+        halt(unit, i)
     if distance > reach + slop:
         unit[PHASE, i] = PHASE_READY
-        approach(unit, kinds, rules, i, target, dx, dy, centre, distance - reach)
         return
-    halt(unit, i)
     facing = faces(unit, kinds, i, dx, dy, centre, kinds[kind, K_HEAL_ARC_COS])
-    if not facing or healed_by_other(unit, kinds, rules, i, target):
+    if not facing or other_medivac_on(unit, kinds, rules, i, target, True):
         unit[PHASE, i] = PHASE_READY
         return
     unit[PHASE, i] = PHASE_CHANNEL

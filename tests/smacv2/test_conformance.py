@@ -487,6 +487,57 @@ def test_a_medivac_catches_up_with_a_walking_marine_and_heals_it():
     assert battle.health(1) > 5
 
 
+def test_a_medivac_goes_on_healing_while_it_follows_within_the_slop():
+    patient = Unit("marine", X + 5, Y, health=5)
+    medivac = Unit("medivac", X, Y, facing=(1, 0))
+    battle = Sandbox([medivac, patient], [Unit("marine", 8, 30, passive=True)])
+    battle.heal(0, 1)
+    battle.tick()
+    battle.state.x[:, 1] += ONE * 3 // 4  # 4.625 cells edge to edge: beyond 4, within 4 + 1
+    battle.tick(20)
+    assert battle.health(1) == pytest.approx(5 + 21 * 0.5625)
+    assert battle.position(0)[0] == pytest.approx(X + 0.625, abs=0.01)
+
+
+# --- Crowds and healers (mechanics 5.7, 12.4) ----------------------------------------------------
+
+
+def test_ten_stalkers_in_a_clump_all_come_to_shoot_one_standing_target():
+    # Two rows of five, a hull and a half apart; 49 hulls of 0.5 cells fit on the circle of range.
+    clump = [
+        Unit("stalker", X - 1.5 * row, Y + 1.5 * (n - 2)) for row in range(2) for n in range(5)
+    ]
+    target = Unit("marauder", X + 14, Y, health=100_000, passive=True)
+    battle = Sandbox(clump, [target], num_envs=32, jitter=False, regeneration=False)
+    for stalker in range(10):
+        battle.attack(stalker, 10)
+    shot = np.zeros((32, 10), bool)
+    for _ in range(200):
+        battle.tick()
+        shot |= battle.state.cooldown[:, :10] > 0
+    assert shot.all()
+
+
+@pytest.mark.parametrize("kind", ["marine", "zealot", "stalker"])
+def test_two_friends_that_meet_head_on_pass_each_other(kind):
+    battle = Sandbox([Unit(kind, X, Y), Unit(kind, X + 6, Y)], [Unit("marine", 30, 30)], num_envs=8)
+    battle.move(0, X + 6, Y)
+    battle.move(1, X, Y)
+    battle.tick(80)
+    assert (battle.state.order[:, :2] == ORDER_IDLE).all()
+
+
+def test_two_idle_enemy_medivacs_choose_two_patients():
+    enemies = [
+        *(Unit("medivac", X + side, Y) for side in (-1, 1)),
+        Unit("marine", X - 1, Y + 2, health=5, passive=True),
+        Unit("marine", X + 1, Y + 2, health=10, passive=True),
+    ]
+    battle = Sandbox([Unit("marine", 2, 2)], enemies, num_envs=32)
+    battle.tick(40)
+    assert (battle.state.health[:, 3:] > 25 * ONE).all()  # 40 loops heal 22.5
+
+
 # --- 25: regeneration ----------------------------------------------------------------------------
 
 
