@@ -35,6 +35,8 @@ LEARNERS: dict[str, tuple[str, list[str], int]] = {
     "QMIX": ("qmix", [], 13),
     "PQN": ("pqn", [], 25),
     "PQN-VDN": ("pqn", ["--mixer", "sum"], 25),
+    "PQN, 64 units": ("pqn", ["--hidden-size", "64"], 25),
+    "PQN-VDN, 64 units": ("pqn", ["--mixer", "sum", "--hidden-size", "64"], 25),
     "PQN, attention": ("pqn", ["--encoder", "attention"], 25),
 }
 PACKAGES = ("numpy", "torch")
