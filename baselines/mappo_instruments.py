@@ -37,6 +37,12 @@ def needs_before(trainer: "Trainer") -> bool:
     return trainer.config.pfo_coef > 0 or trainer.changes("loss")
 
 
+def everyone(trainer: "Trainer", pick: Pick) -> Minibatch:
+    """Return the minibatch of all envs."""
+    config = trainer.config
+    return pick(torch.arange(config.num_envs, device=config.device))
+
+
 def forward(trainer: "Trainer", batch: Minibatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Run both networks; return outputs, and pre-activations (rows, units) where wanted."""
     config, outputs, preactivations = trainer.config, {}, {}
@@ -70,8 +76,7 @@ class Before:
     @torch.no_grad()
     def of(cls, trainer: "Trainer", pick: Pick) -> "Before":
         """Run the networks on all envs."""
-        config = trainer.config
-        batch = pick(torch.arange(config.num_envs, device=config.device))
+        config, batch = trainer.config, everyone(trainer, pick)
         agent, shape = trainer.agent, (config.num_steps, config.num_envs)
         widths = {"actor": agent.num_agents, "critic": agent.num_values}
         rows = {"actor": batch.live_rows, "critic": batch.valid_rows}
@@ -163,8 +168,7 @@ def after_batch(trainer: "Trainer", pick: Pick) -> None:
     """Let interventions act after the last gradient step of an iteration."""
     for name, hooks in trainer.interventions.items():
         if "after_batch" in hooks.changes:
-            envs = torch.arange(trainer.env.num_envs, device=trainer.buffer.obs.device)
-            hooks.after_batch(trainer.handles[name], inputs_of(name, pick(envs)))
+            hooks.after_batch(trainer.handles[name], inputs_of(name, everyone(trainer, pick)))
 
 
 def inputs_of(network: str, batch: Minibatch) -> Tensor:
@@ -185,8 +189,7 @@ class Measurement:
     @classmethod
     def start(cls, trainer: "Trainer", pick: Pick) -> "Measurement":
         """Watch the networks before the update."""
-        config = trainer.config
-        batch = pick(torch.arange(config.num_envs, device=config.device))
+        batch = everyone(trainer, pick)
         views = watch(trainer, batch)
         values = trainer.agent.value_norm.denormalise(views["critic"].outputs.squeeze(-1))
         metrics = trainer.instruments.start_metrics(views)

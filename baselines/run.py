@@ -55,7 +55,7 @@ class Run:
         self.path, self.record, self._lock = path, record, lock
         self.config = record["config"]
         self._saved_step, self._saved_time = global_step, time.monotonic()
-        self._saved_state: tuple[int, int] | None = None  # step and iteration of what is on disk
+        self._saved_iteration: int | None = None
         drop_metrics_after(path / "metrics.jsonl", global_step)
         self._metrics = (path / "metrics.jsonl").open("a")
         self._pool = ThreadPoolExecutor(1, "checkpoint")
@@ -145,13 +145,13 @@ class Run:
         self.wait()
         self._writer.flush()
         os.fsync(self._metrics.fileno())
+        before = self._saved_step, self._saved_iteration
         self._saved_step, self._saved_time = checkpoint.global_step, time.monotonic()
-        state = checkpoint.global_step, checkpoint.trainer["iteration"]
-        if state == self._saved_state:
+        self._saved_iteration = checkpoint.trainer["iteration"]
+        if before == (self._saved_step, self._saved_iteration):
             if checkpoint.replay is not None:
                 checkpoint.replay.release()
             return
-        self._saved_state = state
         folder, keep = self.path / "checkpoints", self.config["keep_checkpoints"]
         if checkpoint.replay is None:
             checkpoints.save(folder, checkpoint, keep)

@@ -199,7 +199,6 @@ def numbers_of(path: Path) -> dict[str, Any]:
         "machine": record["machine"]["platform"],
         "torch": record["versions"]["torch"],
         "steps_per_second": lines[-1]["global_step"] / seconds,
-        "training_win_rate": training_win_rate(lines, lines[-1]["global_step"]),
         "curve": [training_win_rate(lines, step) for step in range(CURVE, STEPS + 1, CURVE)],
         "plasticity": plasticity(lines),
     }

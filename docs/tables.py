@@ -127,6 +127,11 @@ def battles() -> dict[str, Any]:
     return json.loads(path.read_text())["learners"]
 
 
+def complete(seeds: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the runs of a learner in one race that have been evaluated, by seed."""
+    return [run for run in seeds.values() if "win_rate" in run]
+
+
 RACES = ("protoss", "terran", "zerg")
 MINUTES = (2, 4, 8, 16)
 
@@ -148,8 +153,7 @@ def battle_results_table() -> str:
     for name, races in battles().items():
         cells = []
         for race in RACES:
-            runs = races.get(race, {}).values()
-            cells.append(rates_cell([run["win_rate"] for run in runs if "win_rate" in run]))
+            cells.append(rates_cell([run["win_rate"] for run in complete(races.get(race, {}))]))
         if set(cells) != {"–"}:
             rows.append((name, *cells))
     for algorithm in ("mappo", "qmix"):
@@ -162,10 +166,9 @@ def battle_time_table() -> str:
     rows, letters = [], {}
     for name, races in battles().items():
         places: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for run in (run for seeds in races.values() for run in seeds.values()):
-            if "win_rate" in run:
-                letter = letters.setdefault(run["machine"], "ABCDEFGH"[len(letters)])
-                places.setdefault((letter, run["device"]), []).append(run)
+        for run in (run for seeds in races.values() for run in complete(seeds)):
+            letter = letters.setdefault(run["machine"], "ABCDEFGH"[len(letters)])
+            places.setdefault((letter, run["device"]), []).append(run)
         for (letter, device), runs in places.items():
             rates = sorted(run["steps_per_second"] for run in runs)
             minutes = sorted(run["seconds"] / 60 for run in runs)
@@ -191,7 +194,7 @@ def battle_equal_time_table() -> str:
     for name, races in battles().items():
         speed = speeds[name]["smacv2/terran_5_vs_5"]["median"]
         steps = [min(60 * speed * minutes, 2e6) for minutes in MINUTES]
-        cells = [mean_curve(list(races.get(race, {}).values()), steps) for race in RACES]
+        cells = [mean_curve(complete(races.get(race, {})), steps) for race in RACES]
         rows.append((name, f"{2e6 / speed / 60:.1f}", *cells))
     after = " / ".join(map(str, MINUTES))
     return table(("", "minutes for 2 M", *(f"{race}, {after} minutes" for race in RACES)), rows)
@@ -210,7 +213,7 @@ def battle_plasticity_table() -> str:
     """Return rank, dead units and norms after the same runs, means over seeds and races."""
     rows = []
     for name, races in battles().items():
-        runs = [run["plasticity"] for seeds in races.values() for run in seeds.values()]
+        runs = [run["plasticity"] for seeds in races.values() for run in complete(seeds)]
         runs = [run for run in runs if run]
         for network in runs[0] if runs else ():
             cells = []

@@ -16,8 +16,6 @@ from smacv2.battle import (
     PHASE_WINDUP,
     TICK,
     UNIT_TYPE,
-    VELOCITY_X,
-    VELOCITY_Y,
     WEAPON,
     X,
     Y,
@@ -25,7 +23,7 @@ from smacv2.battle import (
 from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.effects import launch
 from smacv2.engine.fixed import ONE, SHIFT, length, mul
-from smacv2.engine.movement import faces, halt, walk
+from smacv2.engine.movement import faces, halt, moving, walk
 from smacv2.engine.opponent import look_for_better_class, other_medivac_on
 from smacv2.engine.rng import STREAM_COOLDOWN, below, word
 from smacv2.engine.tables import (
@@ -117,7 +115,7 @@ def approach(unit, kinds, rules, i, target, dx, dy, distance, missing):
     if unit[BACKSWING, i] > 0:
         halt(unit, i)
         return
-    if unit[VELOCITY_X, target] != 0 or unit[VELOCITY_Y, target] != 0:
+    if moving(unit, target):
         missing += kinds[unit[UNIT_TYPE, target], K_SPEED]
     # One unit of 1/4096 further, so that rounding cannot stop the unit just outside its range.
     walk(unit, kinds, rules, i, dx, dy, distance, missing + 1)
