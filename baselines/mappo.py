@@ -39,7 +39,7 @@ from baselines.plasticity import (
     change_layers,
     interventions_of,
 )
-from baselines.rollout import Clock, Stream, collect, iteration_metrics
+from baselines.rollout import Clock, Collector, Stream, collect, each, iteration_metrics
 from baselines.run import derive_seeds
 from baselines.training import anneal, finish, train_battles
 from baselines.vector_envs import make_battles
@@ -214,13 +214,14 @@ def iterate(trainer: Trainer) -> dict[str, float]:
     actor_hidden = trainer.stream.hidden.clone()
     shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
     noise = gumbel_noise(shape, trainer.generator)
-    episodes = collect(trainer.env, trainer.stream, agent.act, noise, buffer, clock)
+    collector = Collector(trainer.env, trainer.stream, noise, buffer)
+    (episodes,) = collect(each(agent.act), [collector], clock)
     steps = int(buffer.valid[:-1].sum())
     trainer.global_step += steps
     metrics = update(trainer, actor_hidden, clock)
     trainer.iteration += 1
     clock.spent("learn")
-    return iteration_metrics(episodes, steps, trainer.optimizer, clock, metrics)
+    return iteration_metrics(episodes, steps, trainer.optimizer, clock.lap(), metrics)
 
 
 def update(trainer: Trainer, actor_hidden: Tensor, clock: Clock) -> dict[str, float]:

@@ -17,7 +17,80 @@ from smacv2.layout import Layout
 MASKED_LOGIT = -1e10  # its probability is exactly 0 in float32
 
 
-class Network(nn.Module):
+class Forward:
+    """How inputs run through the layers of a `Network`, or of several networks at once.
+
+    Tensors of several networks begin with one more axis, as their layers want it (`NetworkStack`).
+    """
+
+    attention: Any  # None where nothing attends to entities
+    trunk: Callable[[Tensor], Tensor]
+    gru: Any  # None where nothing is recurrent
+    gru_norm: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+
+    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance one step.
+
+        Args:
+            inputs: (batch, input_size).
+            hidden: (batch, memory_size).
+
+        Returns:
+            Outputs (batch, output_size) and the next hidden state (batch, memory_size).
+        """
+        features, keys = self._read(inputs)
+        if self.gru is not None:
+            hidden = self.gru.step(self.gru.input(features), hidden)
+            features = self.gru_norm(hidden)
+        return self._outputs(features, keys), hidden
+
+    def sequence(
+        self, inputs: Tensor, hidden: Tensor, keep: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute all rows of whole sequences, or chosen ones.
+
+        Rows that are not chosen are skipped: they must lie after the last chosen row of their
+        episode, as the rows of a dead agent and reset rows do.
+
+        Args:
+            inputs: (num_steps, batch, input_size).
+            hidden: (batch, memory_size) before the first step.
+            keep: (num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering a step.
+            rows: (num_rows,) int64 indices into the flattened `num_steps * batch`; None: all, as it
+                must be for several networks.
+
+        Returns:
+            Outputs (num_rows, output_size), and the hidden states after each step
+            (num_steps, batch, memory_size), which mean nothing in skipped rows.
+        """
+        num_steps, batch = inputs.shape[-3:-1]
+        memory = hidden.unsqueeze(-3).expand(*inputs.shape[:-1], -1)
+        flat = inputs.flatten(-3, -2)
+        features, keys = self._read(flat if rows is None else flat.index_select(0, rows))
+        if self.gru is not None:
+            gates = self.gru.input(features)
+            if rows is not None:
+                everywhere = gates.new_zeros(num_steps * batch, gates.shape[-1])
+                gates = everywhere.index_copy(0, rows, gates)
+            memory = self.gru(gates.unflatten(-2, (num_steps, batch)), hidden, keep)
+            flat = memory.flatten(-3, -2)
+            features = self.gru_norm(flat if rows is None else flat.index_select(0, rows))
+        return self._outputs(features, keys), memory
+
+    def _read(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return features (num_rows, hidden_size), and the keys of targets that attention found."""
+        if self.attention is None:
+            return self.trunk(inputs), None
+        pooled, keys = self.attention.read(inputs)
+        return self.trunk(pooled), keys
+
+    def _outputs(self, features: Tensor, keys: Tensor | None) -> Tensor:
+        outputs = self.head(features)
+        return outputs if keys is None else self.attention.logits(outputs, keys)
+
+
+class Network(Forward, nn.Module):
     """A trunk, an optional GRU, a head.
 
     The encoder `"mlp"` has a trunk of LayerNorm and two linear layers with ReLU and LayerNorm, and
@@ -112,54 +185,6 @@ class Network(nn.Module):
         """Return the hidden state at the start of an episode: zeros (*batch, memory_size)."""
         return self.head.weight.new_zeros(*batch, self.memory_size)
 
-    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance one step.
-
-        Args:
-            inputs: (batch, input_size).
-            hidden: (batch, memory_size).
-
-        Returns:
-            Outputs (batch, output_size) and the next hidden state (batch, memory_size).
-        """
-        features, keys = self._read(inputs)
-        if self.gru is not None:
-            hidden = self.gru.step(self.gru.input(features), hidden)
-            features = self.gru_norm(hidden)
-        return self._outputs(features, keys), hidden
-
-    def sequence(
-        self, inputs: Tensor, hidden: Tensor, keep: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Compute all rows of whole sequences, or chosen ones.
-
-        Rows that are not chosen are skipped: they must lie after the last chosen row of their
-        episode, as the rows of a dead agent and reset rows do.
-
-        Args:
-            inputs: (num_steps, batch, input_size).
-            hidden: (batch, memory_size) before the first step.
-            keep: (num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering a step.
-            rows: (num_rows,) int64 indices into the flattened `num_steps * batch`; None: all.
-
-        Returns:
-            Outputs (num_rows, output_size), and the hidden states after each step
-            (num_steps, batch, memory_size), which mean nothing in skipped rows.
-        """
-        num_steps, batch = inputs.shape[:2]
-        memory = hidden.expand(num_steps, -1, -1)
-        flat = inputs.flatten(0, 1)
-        features, keys = self._read(flat if rows is None else flat.index_select(0, rows))
-        if self.gru is not None:
-            gates = self.gru.input(features)
-            if rows is not None:
-                everywhere = gates.new_zeros(num_steps * batch, 3 * self.memory_size)
-                gates = everywhere.index_copy(0, rows, gates)
-            memory = self.gru(gates.view(num_steps, batch, -1), hidden, keep)
-            flat = memory.flatten(0, 1)
-            features = self.gru_norm(flat if rows is None else flat.index_select(0, rows))
-        return self._outputs(features, keys), memory
-
     def packed(self, inputs: Tensor, sizes: list[int]) -> Tensor:
         """Compute all rows of whole episodes, which begin with a hidden state of zeros.
 
@@ -175,17 +200,6 @@ class Network(nn.Module):
             hidden = self.initial_hidden(sizes[0])
             features = self.gru_norm(self.gru(self.gru.input(features), hidden, None, sizes))
         return self._outputs(features, keys)
-
-    def _read(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return features (num_rows, hidden_size), and the keys of targets that attention found."""
-        if self.attention is None:
-            return self.trunk(inputs), None
-        pooled, keys = self.attention.read(inputs)
-        return self.trunk(pooled), keys
-
-    def _outputs(self, features: Tensor, keys: Tensor | None) -> Tensor:
-        outputs = self.head(features)
-        return outputs if keys is None else self.attention.logits(outputs, keys)
 
 
 def _layer(input_size: int, output_size: int) -> tuple[nn.Module, ...]:

@@ -5,10 +5,12 @@ layers keep it stable. With `--mixer sum` it is PQN-VDN. docs/baselines.md lists
 """
 
 import dataclasses
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +19,11 @@ from baselines.buffers import RolloutBuffer
 from baselines.checkpoints import Checkpoint
 from baselines.config import PqnConfig
 from baselines.minibatches import repeat_for_agents
-from baselines.rollout import Clock, Stream, collect, iteration_metrics
+from baselines.network_stack import PLACES, stack_networks
+from baselines.plasticity import View
+from baselines.rollout import Choice, Clock, Collector, Shown, Stream, collect, iteration_metrics
 from baselines.run import derive_seeds
-from baselines.training import anneal, finish, train_battles
+from baselines.training import Learners, Metrics, anneal, finish, train_battles
 from baselines.value_agent import (
     LOSSES,
     TeamValues,
@@ -52,9 +56,9 @@ class Trainer:
     global_step: int = 0
     iteration: int = 0
 
-    def iterate(self) -> dict[str, float]:
+    def iterate(self) -> Metrics:
         """Run one iteration: a rollout and an update; return its metrics."""
-        return iterate(self)
+        return iterate([self])[0]
 
     def save_state(self) -> Checkpoint:
         """Return everything that `load_state` needs to go on bit for bit."""
@@ -91,7 +95,23 @@ def main(config: PqnConfig) -> int:
 
 def train(config: PqnConfig) -> tuple[list[Path], int | None]:
     """Train, or continue the run or group `config.resume`; see `training.train_battles`."""
-    return train_battles("pqn", config, make_trainer)
+    return train_battles("pqn", config, make_trainer, Seeds)
+
+
+class Seeds(Learners):
+    """The seeds of PQN that train at once: their networks are run as one."""
+
+    def iterate(self) -> list[Metrics | None]:
+        """Let each seed that is not finished collect and learn once."""
+        steps = self.global_steps
+        left = [index for index, step in enumerate(steps) if step < self.total_steps]
+        metrics: list[Metrics | None] = [None] * len(steps)
+        for start in range(0, len(left), PLACES):
+            group = left[start : start + PLACES]
+            found = iterate([self.learners[index] for index in group])
+            for index, row in zip(group, found, strict=True):
+                metrics[index] = row
+        return metrics
 
 
 def make_trainer(config: PqnConfig) -> Trainer:
@@ -155,59 +175,159 @@ def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.plasticity.load_state_dict(saved["interventions"])
 
 
-def iterate(trainer: Trainer) -> dict[str, float]:
-    """Run one iteration: a rollout and an update; return its metrics."""
-    config, clock, buffer = trainer.config, Clock(), trainer.buffer
-    agent, epsilon = trainer.learned.agent, epsilon_at(config, trainer.global_step)
-    anneal(config, trainer.optimizer, trainer.global_step)
-    buffer.repeat_end()
+def iterate(trainers: Sequence[Trainer]) -> list[Metrics]:
+    """Run one iteration of several seeds, a rollout and an update; return each seed's metrics.
+
+    Args:
+        trainers: of one config but for the seed, at most `PLACES`.
+    """
+    clock = Clock()
+    epsilons = [epsilon_at(one.config, one.global_step) for one in trainers]
+    for one in trainers:
+        anneal(one.config, one.optimizer, one.global_step)
+    ended = explore(trainers, epsilons, clock)
+    steps = [int(one.buffer.valid[one.buffer.history : -1].sum()) for one in trainers]
+    learning = [index for index, count in enumerate(steps) if count]
+    learnt = update([trainers[index] for index in learning], clock)
+    learnt = dict(zip(learning, learnt, strict=True))
+    clock.spent("learn")
+    seconds = clock.lap()
+    metrics = []
+    for index, one in enumerate(trainers):
+        one.global_step += steps[index]
+        one.iteration += 1
+        more = {"charts/epsilon": epsilons[index], **learnt.get(index, {})}
+        row = iteration_metrics(ended[index], steps[index], one.optimizer, seconds, more)
+        metrics.append(row)
+    return metrics
+
+
+def explore(
+    trainers: Sequence[Trainer], epsilons: Sequence[float], clock: Clock
+) -> list[dict[str, np.ndarray]]:
+    """Collect each seed's rollout; return the battles that ended."""
+    config, agent = trainers[0].config, trainers[0].learned.agent
     shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
-    noise = exploration(shape, epsilon, trainer.generator)
-    episodes = collect(trainer.env, trainer.stream, agent.act, noise, buffer, clock)
-    steps = int(buffer.valid[buffer.history : -1].sum())
-    trainer.global_step += steps
-    metrics = update(trainer, clock) if steps else {}
-    trainer.iteration += 1
-    clock.spent("learn")
-    metrics = {"charts/epsilon": epsilon, **metrics}
-    return iteration_metrics(episodes, steps, trainer.optimizer, clock, metrics)
+    collectors = []
+    for one, epsilon in zip(trainers, epsilons, strict=True):
+        one.buffer.repeat_end()
+        noise = exploration(shape, epsilon, one.generator)
+        collectors.append(Collector(one.env, one.stream, noise, one.buffer))
+    with torch.no_grad():
+        network = stack_networks([one.learned.agent.network for one in trainers])
+
+    def act(shown: list[Shown]) -> list[Choice]:
+        columns = map(torch.stack, zip(*shown, strict=True))
+        actions, _, memory = agent.act(*columns, network=network)
+        return [(chosen, None, after) for chosen, after in zip(actions, memory, strict=True)]
+
+    return collect(act, collectors, clock)
 
 
-def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
-    """Take all gradient steps of an iteration; return the means of the losses."""
-    config, plasticity, agent = trainer.config, trainer.plasticity, trainer.learned.agent
-    pick = partial(select, agent, trainer.buffer)
-    everyone = cache(partial(pick, torch.arange(config.num_envs, device=config.device)))
-    due = plasticity.instruments.due(trainer.iteration)
+def update(trainers: Sequence[Trainer], clock: Clock) -> list[Metrics]:
+    """Take all gradient steps of an iteration; return the means of each seed's losses."""
+    if not trainers:
+        return []
+    config, updates = trainers[0].config, [Update(one) for one in trainers]
     clock.spent("learn")
-    look = partial(plasticity.look, partial(values_of, agent, everyone())) if due else dict
-    looked = look()
+    looked = [one.look() for one in updates]
     clock.spent("probe")
-    before = look_back(trainer, everyone()) if plasticity.needs_before else None
-    losses, measured, reference = [], {}, None
+    for one in updates:
+        one.look_back()
     for _ in range(config.update_epochs):
-        order = torch.randperm(config.num_envs, generator=trainer.generator, device=config.device)
-        parts = order.tensor_split(config.num_minibatches)
-        for index, envs in enumerate(parts):
-            batch = pick(envs)
-            if not batch.learns.any():
-                continue
-            total, values = loss(
-                trainer, batch, seen_of(before, envs) if before else None, reference
-            )
-            if "reference" in plasticity.hooks.changes:  # trained on in the step after next
-                other = pick(parts[(index + 2) % len(parts)])
-                reference = other, values_of(agent, other).detach()
-            norm = gradient_step(config, trainer.optimizer, trainer.learned, total)
-            losses.append(torch.cat([values, norm]))
-            plasticity.after_step(partial(inputs_of, batch))
-    means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
+        for one in updates:
+            one.shuffle()
+        for number in range(config.num_minibatches):
+            take_step([one for one in updates if one.turn_to(number)])
+    means = [one.means() for one in updates]
     clock.spent("learn")
-    if due:
-        measured = plasticity.metrics(looked, look())
-        clock.spent("probe")
-    plasticity.after_batch(lambda: inputs_of(everyone()))
-    return {**dict(zip(LOSSES, means, strict=True)), **measured}
+    measured = [one.measure(before) for one, before in zip(updates, looked, strict=True)]
+    clock.spent("probe")
+    for one in updates:
+        one.end()
+    return [{**row, **more} for row, more in zip(means, measured, strict=True)]
+
+
+def take_step(updates: "Sequence[Update]") -> None:
+    """Take one gradient step of each seed, their networks run as one."""
+    if not updates:
+        return
+    trainers = [one.trainer for one in updates]
+    seen = see(trainers, [one.batch for one in updates])
+    totals = [one.loss(new) for one, new in zip(updates, seen, strict=True)]
+    for one, norm in zip(updates, gradient_step(trainers, totals), strict=True):
+        one.stepped(norm)
+
+
+class Update:
+    """One seed's update while it is taken: all but running its network.
+
+    Args:
+        trainer: the seed, with a rollout in its buffer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.plasticity = trainer, trainer.plasticity
+        self.agent = trainer.learned.agent
+        self.pick = partial(select, self.agent, trainer.buffer)
+        self.due = self.plasticity.instruments.due(trainer.iteration)
+        self.before: Seen | None = None
+        self.reference: tuple[Minibatch, Tensor] | None = None
+        self.losses: list[Tensor] = []
+
+    @cached_property
+    def everyone(self) -> Minibatch:
+        """The whole rollout."""
+        config = self.trainer.config
+        return self.pick(torch.arange(config.num_envs, device=config.device))
+
+    def look(self) -> dict[str, View]:
+        """Watch the network on the whole rollout, where that is due."""
+        run = partial(values_of, self.agent, self.everyone) if self.due else None
+        return self.plasticity.look(run) if run else {}
+
+    def look_back(self) -> None:
+        """Remember what the network does before the first step, where a loss term needs it."""
+        if self.plasticity.needs_before:
+            self.before = look_back(self.trainer, self.everyone)
+
+    def shuffle(self) -> None:
+        """Begin a pass: deal the envs out to minibatches."""
+        config = self.trainer.config
+        generator, device = self.trainer.generator, config.device
+        order = torch.randperm(config.num_envs, generator=generator, device=device)
+        self.parts = order.tensor_split(config.num_minibatches)
+
+    def turn_to(self, number: int) -> bool:
+        """Pick a minibatch; return whether there is anything to learn from it."""
+        self.number, self.batch = number, self.pick(self.parts[number])
+        return bool(self.batch.learns.any())
+
+    def loss(self, new: Seen) -> Tensor:
+        """Return the loss of the minibatch, on which the network does `new` now."""
+        old = self.before and seen_of(self.before, self.parts[self.number])
+        total, self.values = loss(self.trainer, self.batch, new, old, self.reference)
+        if "reference" in self.plasticity.hooks.changes:  # trained on in the step after next
+            other = self.pick(self.parts[(self.number + 2) % len(self.parts)])
+            self.reference = other, values_of(self.agent, other).detach()
+        return total
+
+    def stepped(self, norm: Tensor) -> None:
+        """Note the gradient norm (1,) of the step just taken, and let interventions act."""
+        self.losses.append(torch.cat([self.values, norm]))
+        self.plasticity.after_step(partial(inputs_of, self.batch))
+
+    def means(self) -> Metrics:
+        """Return the means of the losses; this waits for the device."""
+        return dict(zip(LOSSES, torch.stack(self.losses).mean(0).tolist(), strict=True))
+
+    def measure(self, before: dict[str, View]) -> Metrics:
+        """Return what the probe says after the last step, where that is due."""
+        return self.plasticity.metrics(before, self.look()) if self.due else {}
+
+    def end(self) -> None:
+        """Let interventions act after the last step."""
+        self.plasticity.after_batch(lambda: inputs_of(self.everyone))
 
 
 def inputs_of(batch: Minibatch) -> Tensor:
@@ -262,9 +382,26 @@ def values_of(agent: ValueAgent, batch: Minibatch) -> Tensor:
     return agent.network.sequence(batch.inputs, batch.hidden, batch.keep)[0]
 
 
+def see(trainers: Sequence[Trainer], batches: Sequence[Minibatch]) -> list[Seen]:
+    """Return what each seed's network does on its minibatch, run as one where all can be.
+
+    Where a loss term reads pre-activations, each network runs by itself.
+    """
+    if trainers[0].plasticity.wants_preactivations:
+        return [
+            one.plasticity.see(one.learned.agent, partial(values_of, batch=batch))
+            for one, batch in zip(trainers, batches, strict=True)
+        ]
+    networks = stack_networks([one.learned.agent.network for one in trainers])
+    parts = [(batch.inputs, batch.hidden, batch.keep) for batch in batches]
+    values, _ = networks.sequence(*map(torch.stack, zip(*parts, strict=True)))
+    return [Seen(own, None) for own in values]
+
+
 def loss(
     trainer: Trainer,
     batch: Minibatch,
+    new: Seen,
     old: Seen | None = None,
     reference: tuple[Minibatch, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -273,12 +410,12 @@ def loss(
     Args:
         trainer: what learns.
         batch: what it learns from.
-        old: what the network did on the batch before the update, where a term needs it.
+        new: what the network does on the batch.
+        old: what it did on the batch before the update, where a term needs it.
         reference: another batch with the values before the last gradient step, on which
             interventions hold the network still.
     """
     learned, plasticity = trainer.learned, trainer.plasticity
-    new = plasticity.see(learned.agent, lambda agent: values_of(agent, batch))
     values = new.values.view(batch.action_mask.shape)
     with torch.no_grad():
         returns = make_returns(trainer, batch, values.detach())[batch.learns]

@@ -171,7 +171,7 @@ def iterate(trainer: Trainer) -> dict[str, float]:
     trainer.iteration += 1
     clock.spent("learn")
     steps, metrics = trainer.global_step - before, {"charts/epsilon": epsilon, **metrics}
-    return iteration_metrics(ended, steps, trainer.optimizer, clock, metrics)
+    return iteration_metrics(ended, steps, trainer.optimizer, clock.lap(), metrics)
 
 
 def collect(trainer: Trainer, epsilon: float, clock: Clock) -> dict[str, np.ndarray]:
@@ -226,7 +226,7 @@ def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
         if "reference" in plasticity.hooks.changes:
             other = draw()
             reference = other, values_of(agent, other).detach()
-        norm = gradient_step(config, trainer.optimizer, trainer.learned, total)
+        (norm,) = gradient_step([trainer], [total])
         losses.append(torch.cat([parts, norm]))
         plasticity.after_step(partial(inputs_of, agent, batch))
     means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from baselines.buffers import RolloutBuffer
 
-Act = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None, Tensor]]
+Shown = tuple[Tensor, Tensor, Tensor, Tensor]
+"""To a policy, of one vector environment: obs, action_mask, hidden state, noise."""
+Choice = tuple[Tensor, Tensor | None, Tensor]
+"""Actions, their log-probabilities or None, the hidden state after."""
 
 
 class Clock:
@@ -105,47 +108,86 @@ class Stream:
         self.episodic_length = saved["episodic_length"].numpy()
 
 
-def collect(
-    env: Any, stream: Stream, act: Act, noise: Tensor, buffer: RolloutBuffer, clock: Clock
-) -> dict[str, np.ndarray]:
-    """Fill the buffer with the next steps, after the rows of its history.
+@dataclasses.dataclass
+class Collector:
+    """One vector environment while its rollout is collected.
 
     Args:
         env: vector environment.
         stream: where it stands; advanced in place.
-        act: (obs, action_mask, hidden, noise) to (actions, log_probs or None, hidden), as
-            `Agent.act`.
         noise: (steps, num_envs, num_agents, num_actions) for `act`.
-        buffer: written in place.
+        buffer: filled in place, after the rows of its history.
+    """
+
+    env: Any
+    stream: Stream
+    noise: Tensor
+    buffer: RolloutBuffer
+    ended: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+
+    def observe(self, step: int) -> None:
+        """Write what is seen at a row of the buffer."""
+        self.buffer.observe(step, self.stream.obs, self.stream.info, ~self.stream.previous_done)
+        if self.buffer.memory_size:
+            self.buffer.memory[step].copy_(self.stream.hidden)
+
+    def shown(self, step: int) -> Shown:
+        """Return what a policy gets at a row of the buffer."""
+        buffer = self.buffer
+        noise = self.noise[step - buffer.history]
+        return buffer.obs[step], buffer.action_mask[step], self.stream.hidden, noise
+
+    def act(self, step: int, choice: Choice, orders: np.ndarray) -> None:
+        """Step the environment; write what was chosen at a row and what came of it.
+
+        Args:
+            step: the row.
+            choice: of the policy.
+            orders: its actions (num_envs, num_agents).
+        """
+        actions, log_probs, hidden = choice
+        self.buffer.actions[step].copy_(actions)
+        if log_probs is not None:
+            self.buffer.log_probs[step].copy_(log_probs)
+        result = self.stream.advance(self.env, orders, hidden)
+        reward, terminated, truncated, episodes = result
+        self.buffer.record(step, reward, terminated, truncated)
+        self.ended.append(episodes)
+
+
+def collect(
+    act: Callable[[list[Shown]], Sequence[Choice]], collectors: Sequence[Collector], clock: Clock
+) -> list[dict[str, np.ndarray]]:
+    """Fill the buffers of vector environments of one shape with their next steps.
+
+    Args:
+        act: chooses for all of them.
+        collectors: the environments.
         clock: books env and inference time.
 
     Returns:
-        The battles that ended meanwhile, see `Stream.advance`.
+        The battles that ended meanwhile in each, see `Stream.advance`.
     """
-    ended = []
+    buffer = collectors[0].buffer
     for step in range(buffer.history, buffer.num_steps):
-        buffer.observe(step, stream.obs, stream.info, ~stream.previous_done)
+        for one in collectors:
+            one.observe(step)
         with torch.inference_mode():
-            if buffer.memory_size:
-                buffer.memory[step].copy_(stream.hidden)
-            drawn = noise[step - buffer.history]
-            actions, log_probs, hidden = act(
-                buffer.obs[step], buffer.action_mask[step], stream.hidden, drawn
-            )
-            buffer.actions[step].copy_(actions)
-            if log_probs is not None:
-                buffer.log_probs[step].copy_(log_probs)
-            orders = actions.cpu().numpy()
+            choices = act([one.shown(step) for one in collectors])
+            orders = [actions.cpu().numpy() for actions, _, _ in choices]
             clock.spent("inference")
-            reward, terminated, truncated, episodes = stream.advance(env, orders, hidden)
+            for one, choice, order in zip(collectors, choices, orders, strict=True):
+                one.act(step, choice, order)
             clock.spent("env")
-        buffer.record(step, reward, terminated, truncated)
-        ended.append(episodes)
-    buffer.observe(buffer.num_steps, stream.obs, stream.info, ~stream.previous_done)
-    if buffer.memory_size:
-        buffer.memory[buffer.num_steps].copy_(stream.hidden)
+    for one in collectors:
+        one.observe(buffer.num_steps)
     clock.spent("inference")
-    return concatenate(ended)
+    return [concatenate(one.ended) for one in collectors]
+
+
+def each(act: Callable[..., Choice]) -> Callable[[list[Shown]], list[Choice]]:
+    """Return what lets a policy such as `Agent.act` choose for one environment after the other."""
+    return lambda shown: [act(*one) for one in shown]
 
 
 def concatenate(ended: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -157,7 +199,7 @@ def iteration_metrics(
     episodes: dict[str, np.ndarray],
     steps: int,
     optimizer: torch.optim.Optimizer,
-    clock: Clock,
+    seconds: dict[str, float],
     metrics: dict[str, float],
 ) -> dict[str, float]:
     """Return what a learner of battles logs of an iteration.
@@ -166,10 +208,9 @@ def iteration_metrics(
         episodes: battles that ended in it.
         steps: environment steps that it took.
         optimizer: tells the learning rate.
-        clock: its time; starts again.
+        seconds: of each part of it, see `Clock.lap`; of all seeds that shared it.
         metrics: of the update.
     """
-    seconds = clock.lap()
     return {
         **episode_metrics(episodes),
         "charts/SPS": steps / sum(seconds.values()),

@@ -65,8 +65,9 @@ class Group(Protocol):
 class Learners:
     """A `Group` of learners that know nothing of each other and take turns.
 
-    Each sees the global random numbers that it would see alone. Nothing is batched over seeds: the
-    rows that count differ from seed to seed, and no arithmetic may depend on the others.
+    Each sees the global random numbers that it would see alone. Nothing is batched over seeds:
+    where the rows that count differ from seed to seed, that would compute what a lone run leaves
+    out. PQN's, which do not, learn together (`pqn.Seeds`).
 
     Args:
         make: a lone seed's config to its learner.
@@ -140,7 +141,10 @@ class Learners:
 
 
 def train_battles(
-    command: str, config: BattleConfig, make: Callable[[Any], Learner]
+    command: str,
+    config: BattleConfig,
+    make: Callable[[Any], Learner],
+    group_class: type[Learners] = Learners,
 ) -> tuple[list[Path], int | None]:
     """Train a learner of battles, or continue the run or group of runs `config.resume`.
 
@@ -148,6 +152,7 @@ def train_battles(
         command: its name.
         config: its settings.
         make: a lone seed's config to its learner.
+        group_class: how its seeds take turns.
 
     Returns:
         The run folders, one a seed, and the signal that stopped them (None when complete).
@@ -157,7 +162,7 @@ def train_battles(
     """
     config = prepare(config)
     found = RunGroup.latest_checkpoints(Path(config.resume)) if config.resume else []
-    group = Learners(make, config)
+    group = group_class(make, config)
     runs = open_runs(command, config, describe_environment(group.learners[0].env), found)
     if found:
         group.load_state(found)

@@ -1,6 +1,7 @@
 """The network of action values that all agents share, and how it chooses actions."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from baselines.config import ValueConfig
 from baselines.mixers import make_mixer
 from baselines.networks import (
     MASKED_LOGIT,
+    Forward,
     Network,
     agent_ids,
     load_weights,
@@ -90,7 +92,12 @@ class ValueAgent(nn.Module):
         return torch.cat(parts, -1)
 
     def act(
-        self, obs: Tensor, action_mask: Tensor, memory: Tensor, noise: Tensor | None = None
+        self,
+        obs: Tensor,
+        action_mask: Tensor,
+        memory: Tensor,
+        noise: Tensor | None = None,
+        network: Forward | None = None,
     ) -> tuple[Tensor, None, Tensor]:
         """Choose actions for one step.
 
@@ -99,17 +106,20 @@ class ValueAgent(nn.Module):
             action_mask: (num_envs, num_agents, num_actions) bool, True = allowed.
             memory: (num_envs, num_agents, memory_size).
             noise: (num_envs, num_agents, num_actions) from `exploration`; None is greedy.
+            network: what makes the values, if not the agent's own: with the networks of several
+                seeds (`NetworkStack`) all tensors begin with a seed axis.
 
         Returns:
             Actions int64 (num_envs, num_agents), no log-probabilities, the next memory.
         """
         size = self.network.memory_size
-        inputs = self.inputs(obs, memory[..., size:]).flatten(0, 1)
-        values, hidden = self.network.step(inputs, memory[..., :size].flatten(0, 1))
+        inputs = self.inputs(obs, memory[..., size:]).flatten(-3, -2)
+        hidden = memory[..., :size].flatten(-3, -2)
+        values, hidden = (network or self.network).step(inputs, hidden)
         values = values.view(action_mask.shape)
         scores = values if noise is None else torch.where(noise >= 0, noise, values)
         actions = mask_values(scores, action_mask).argmax(-1)
-        parts = [hidden.view(*obs.shape[:2], size)]
+        parts = [hidden.view(*obs.shape[:-1], size)]
         parts += [self.one_hot(actions)] if self.last_action else []
         return actions, None, torch.cat(parts, -1)
 
@@ -138,15 +148,29 @@ def make_optimizer(
     return torch.optim.Adam([parameters], **options, fused=True)
 
 
-def gradient_step(
-    config: ValueConfig, optimizer: torch.optim.Optimizer, learned: TeamValues, total: Tensor
-) -> Tensor:
-    """Take one step of the optimizer; return (1,) the gradient norm without waiting for it."""
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    norm = nn.utils.clip_grad_norm_(learned.parameters(), config.max_grad_norm)
-    optimizer.step()
-    return norm.detach().view(1)
+class Learns(Protocol):
+    """One seed of a learner of values, as a gradient step needs it."""
+
+    config: ValueConfig
+    learned: TeamValues
+    optimizer: torch.optim.Optimizer
+
+
+def gradient_step(learners: Sequence[Learns], totals: Sequence[Tensor]) -> list[Tensor]:
+    """Take one step of each seed's optimizer, after one way back through all losses.
+
+    Returns:
+        Each seed's gradient norm (1,), without waiting for it.
+    """
+    for one in learners:
+        one.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(list(totals))
+    norms = []
+    for one in learners:
+        norm = nn.utils.clip_grad_norm_(one.learned.parameters(), one.config.max_grad_norm)
+        one.optimizer.step()
+        norms.append(norm.detach().view(1))
+    return norms
 
 
 def total_loss(

@@ -74,6 +74,11 @@ class Plasticity:
         """Whether a loss term compares with the network before."""
         return self.config.pfo_coef > 0 or "loss" in self.hooks.changes
 
+    @property
+    def wants_preactivations(self) -> bool:
+        """Whether a loss term reads pre-activations."""
+        return wants_preactivations(self.config, self.hooks, NETWORK)
+
     def see(self, agent: ValueAgent, run: Callable[[ValueAgent], Tensor]) -> Seen:
         """Run a network on a batch, and keep pre-activations where a term reads them.
 
@@ -81,7 +86,7 @@ class Plasticity:
             agent: the learning network, or the one that it is compared with.
             run: returns its values (rows, num_actions).
         """
-        if not wants_preactivations(self.config, self.hooks, NETWORK):
+        if not self.wants_preactivations:
             return Seen(run(agent), None)
         scope = scope_of(self.config, self.hooks, NETWORK)
         with capture_preactivations(agent.network.trunk, scope) as captured:

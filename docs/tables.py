@@ -241,6 +241,30 @@ def battle_speed_table() -> str:
     return table(("", "scenario", "steps/s", "env", "inference", "update"), rows)
 
 
+def seeds_at_once_table() -> str:
+    """Return steps/s of several seeds of PQN, their networks as one and one after the other."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "seeds_at_once.json").read_text())
+    places = {"cpu": "two cores", "cuda": "H100, 16 cores"}
+    rows = []
+    for device, encoders in found.items():
+        for encoder in ("mlp", "attention"):
+            for seeds, groups in encoders.get(encoder, {}).items():
+                one, turn = groups["as one"], groups["in turn"]
+                rates = [
+                    f"{g['median']:,.0f} [{g['min']:,.0f}, {g['max']:,.0f}]" for g in (one, turn)
+                ]
+                rows.append(
+                    (
+                        places[device],
+                        encoder,
+                        seeds,
+                        *rates,
+                        f"{one['median'] / turn['median']:.1f}",
+                    )
+                )
+    return table(("", "encoder", "seeds", "as one", "one after the other", "ratio"), rows)
+
+
 def results_table(experiment: str, columns: dict[str, tuple[str, str]]) -> str:
     """Return measured numbers of each cell, seed by seed, from benchmarks/results.
 
@@ -324,6 +348,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "battle_plasticity": battle_plasticity_table,
     "battle_results": battle_results_table,
     "battle_speed": battle_speed_table,
+    "seeds_at_once": seeds_at_once_table,
     "battle_time": battle_time_table,
     "mappo": lambda: flags_table(MappoConfig),
     "mappo_profiles": lambda: battle_profile_table("mappo"),

@@ -33,11 +33,8 @@ from smacv2.engine.loop import (
 from smacv2.engine.outputs import Outputs
 from smacv2.engine.tables import Tables
 
-SERIAL_BELOW = 16
-"""Batches smaller than this are not worth handing to other threads."""
-
-CHUNKS_PER_THREAD = 4
-"""More chunks than threads even out battles that are cheaper than others."""
+UNITS_PER_CHUNK = 160
+"""Handing over fewer units costs more than another thread saves (16 battles of 5 against 5)."""
 
 
 @entry_point
@@ -131,16 +128,15 @@ class CpuDriver:
 
     def _run(self, kernel, *arrays: np.ndarray) -> None:
         """Run a compiled loop over all battles, in chunks where there are enough of them."""
-        num_envs = self.state.world.shape[0]
-        if self.num_threads == 1 or num_envs < SERIAL_BELOW:
+        num_envs, _, num_units = self.state.units.shape
+        chunks = min(self.num_threads, num_envs * num_units // UNITS_PER_CHUNK)
+        if chunks <= 1:
             kernel(0, num_envs, *arrays)
             return
-        chunk = max(1, -(-num_envs // (self.num_threads * CHUNKS_PER_THREAD)))
-        starts = range(0, num_envs, chunk)
+        ends = [num_envs * (chunk + 1) // chunks for chunk in range(chunks)]
         pool = self._threads()
-        pending = [
-            pool.submit(kernel, first, min(first + chunk, num_envs), *arrays) for first in starts
-        ]
+        ranges = zip([0, *ends], ends, strict=False)
+        pending = [pool.submit(kernel, first, last, *arrays) for first, last in ranges]
         for future in pending:
             future.result()
 

@@ -54,8 +54,9 @@ def test_gru_scan_passes_gradcheck(sizes, resets):
     def draw(*shape):
         return torch.randn(*shape, dtype=torch.double, requires_grad=True)
 
-    keep = (torch.rand(sum(sizes), 1) > 0.4).double() if resets else None
-    arguments = (draw(sum(sizes), 6), draw(3, 2), keep, draw(6, 2), draw(6), sizes)
+    rows = sum(sizes)
+    keep = (torch.rand(2, rows, 1) > 0.4).double() if resets else None
+    arguments = (draw(2, rows, 6), draw(2, 3, 2), keep, draw(2, 6, 2), draw(2, 6), sizes)
     assert torch.autograd.gradcheck(GruScan.apply, arguments)
 
 

@@ -12,7 +12,7 @@ from baselines.config import MappoConfig
 from baselines.minibatches import select
 from baselines.networks import Agent, gumbel_noise, masked_log_probs
 from baselines.normalise import ValueNorm
-from baselines.rollout import Clock, collect
+from baselines.rollout import Clock, Collector, collect, each
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
 CRITICS = pytest.mark.parametrize("critic_input", ["state", "obs"])
@@ -35,7 +35,8 @@ def rollout(config, seed=0):
         hidden = trainer.stream.hidden.clone()
         noise = gumbel_noise(shape, trainer.generator)
         values_hidden = trainer.critic_hidden
-        collect(env, trainer.stream, agent.act, noise, trainer.buffer, Clock())
+        collector = Collector(env, trainer.stream, noise, trainer.buffer)
+        collect(each(agent.act), [collector], Clock())
         _, trainer.critic_hidden = mappo.predict_values(agent, trainer.buffer, values_hidden)
     trainer.critic_hidden = values_hidden
     return trainer, hidden

@@ -8,7 +8,7 @@ from toy import TOY
 
 from baselines import pqn
 from baselines.config import PqnConfig
-from baselines.rollout import Clock, collect
+from baselines.rollout import Clock, Collector, collect, each
 from baselines.value_agent import exploration
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
@@ -36,8 +36,13 @@ def rollout(config, number=2):
         acted.clear()
         buffer.repeat_end()
         noise = exploration(shape, 0.5, trainer.generator)
-        collect(trainer.env, trainer.stream, act, noise, buffer, Clock())
+        collector = Collector(trainer.env, trainer.stream, noise, buffer)
+        collect(each(act), [collector], Clock())
     return trainer, torch.stack(acted).view(shape)
+
+
+def loss_of(trainer, batch):
+    return pqn.loss(trainer, batch, pqn.see([trainer], [batch])[0])
 
 
 def whole(config, trainer):
@@ -100,7 +105,7 @@ def test_reset_rows_and_history_change_no_gradient(network, mixer):
 
     def gradients():
         trainer.learned.zero_grad()
-        pqn.loss(trainer, whole(config, trainer))[0].backward()
+        loss_of(trainer, whole(config, trainer))[0].backward()
         return [p.grad.clone() for p in trainer.learned.parameters()]
 
     before, reset = gradients(), ~buffer.valid[:-1]
@@ -116,10 +121,10 @@ def test_the_network_that_learns_makes_its_own_targets():
     config = small(memory_window=0, td_lambda=0.0, mixer="sum")
     trainer, _ = rollout(config)
     batch = whole(config, trainer)
-    first = pqn.loss(trainer, batch)[1][pqn.LOSSES.index("losses/target")]
+    first = loss_of(trainer, batch)[1][pqn.LOSSES.index("losses/target")]
     with torch.no_grad():
         trainer.learned.agent.network.head.bias += 1.0
-    second = pqn.loss(trainer, batch)[1][pqn.LOSSES.index("losses/target")]
+    second = loss_of(trainer, batch)[1][pqn.LOSSES.index("losses/target")]
     share = (~batch.terminated[batch.learns]).float().mean()
     assert float(second - first) == pytest.approx(0.99 * 3 * float(share), rel=1e-4)
 

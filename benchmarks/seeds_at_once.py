@@ -1,0 +1,92 @@
+"""PQN's seeds at once: steps/s of all together, with networks run as one and one after the other.
+
+On a processor, where the learner runs them one after the other, "as one" is made here.
+
+    python benchmarks/seeds_at_once.py --device cuda
+
+docs/baselines.md shows the numbers; they are stored beside those of the other device.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ppo_speed import machine
+
+from baselines import network_stack, pqn
+from baselines.config import PqnConfig
+from baselines.training import Learners, prepare
+
+RESULTS = Path(__file__).parent / "results" / "seeds_at_once.json"
+ENV = "smacv2/terran_5_vs_5"
+GROUPS = {"as one": pqn.Seeds, "in turn": Learners}
+WARM, ROUNDS = 2, 10
+
+
+def main() -> None:
+    """Measure, print and store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 3, 5, 8])
+    parser.add_argument("--encoders", nargs="*", default=["mlp", "attention"])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    kind = torch.device(options.device).type
+    found[kind] = {"machine": machine(("numpy", "torch")) | {"threads": options.threads}}
+    if kind == "cuda":
+        found[kind]["machine"]["gpu"] = torch.cuda.get_device_name()
+    for encoder in options.encoders:
+        for seeds in options.seeds:
+            for name, group_class in GROUPS.items():
+                row = measure(options, encoder, seeds, group_class)
+                found[kind].setdefault(encoder, {}).setdefault(str(seeds), {})[name] = row
+                speed = f"{row['median']:>8,.0f} steps/s [{row['min']:,.0f}, {row['max']:,.0f}]"
+                shares = "  ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
+                print(f"{kind} {encoder} {seeds} {name:<8}{speed}  {shares}", flush=True)
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measure(
+    options: argparse.Namespace, encoder: str, seeds: int, group_class: type[Learners]
+) -> dict[str, Any]:
+    """Return steps/s of all seeds over iterations after warming up, and shares of time."""
+    config = PqnConfig(
+        env=ENV,
+        seeds=seeds,
+        encoder=encoder,
+        device=options.device,
+        num_threads=options.threads,
+        total_steps=10**9,
+    )
+    if group_class is pqn.Seeds and options.device == "cpu":
+        network_stack.PLACES, pqn.stack_networks = seeds, network_stack.NetworkStack
+    elif options.device == "cpu":
+        pqn.stack_networks = network_stack.stack_networks
+    group = group_class(pqn.make_trainer, prepare(config))
+    for _ in range(WARM):
+        group.iterate()
+    rates, spent = [], dict.fromkeys(("env", "inference", "learn"), 0.0)
+    for _ in range(ROUNDS):
+        before, began = sum(group.global_steps), time.perf_counter()
+        metrics = group.iterate()
+        rates.append((sum(group.global_steps) - before) / (time.perf_counter() - began))
+        for part in spent:  # a group as one shares its time: shares are the same
+            spent[part] += sum(row[f"time/{part}_seconds"] for row in metrics)
+    group.close()
+    total = sum(spent.values())
+    return {
+        "median": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+        "shares": {part: seconds / total for part, seconds in spent.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

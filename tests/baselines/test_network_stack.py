@@ -1,0 +1,170 @@
+"""Several seeds' networks run as one: each gets what it would get alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_plasticity_flags import same
+from toy import TOY
+
+from baselines import network_stack, pqn
+from baselines.config import PqnConfig
+from baselines.network_stack import PLACES, NetworksInTurn, NetworkStack, stack_networks
+from baselines.networks import Network
+from ppo_plasticity.interventions.structure import CReLU
+
+ENCODERS = pytest.mark.parametrize("encoder", ["mlp", "plain", "attention"])
+KINDS = pytest.mark.parametrize("recurrent", [True, False], ids=["gru", "mlp"])
+STACKS = pytest.mark.parametrize("stack", [NetworkStack, NetworksInTurn])
+STEPS, BATCH = 7, 5
+
+
+def network(seed, encoder="mlp", recurrent=True, hidden_size=12):
+    """Return a network whose weights depend on nothing but the seed, and its input size."""
+    torch.manual_seed(seed)
+    if encoder == "attention":
+        kind = "gru" if recurrent else "mlp"
+        env = {"env": "smacv2/terran_5_vs_5", "num_envs": 1, "num_minibatches": 1}
+        config = PqnConfig(**env, network=kind, encoder=encoder, hidden_size=hidden_size)
+        agent = pqn.make_trainer(config).learned.agent
+        made = agent.network
+    else:
+        made = Network(9, hidden_size, 4, output_gain=1.0, recurrent=recurrent, encoder=encoder)
+    with torch.no_grad():  # norms' gains of one and zero offsets would hide mistakes
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def input_size(one):
+    if one.attention is None:
+        return 9
+    return max(map(max, [one.attention.entities.agent_id, one.attention.entities.own])) + 1
+
+
+def draw(networks, seeds):
+    """Return inputs, hidden states, keep and weights of outputs, each seed's its own."""
+    drawn, size = [], input_size(networks[0])
+    num_outputs = len(networks[0].step(torch.zeros(1, size), networks[0].initial_hidden(1))[0][0])
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append(
+            (
+                torch.randn(STEPS, BATCH, size, generator=generator),
+                torch.randn(BATCH, networks[0].memory_size, generator=generator),
+                (torch.rand(STEPS, BATCH, 1, generator=generator) > 0.3).float(),
+                torch.randn(STEPS * BATCH, num_outputs, generator=generator),
+            )
+        )
+    return [torch.stack(column) for column in zip(*drawn, strict=True)]
+
+
+def run(stack, networks, inputs, hidden, keep, weights):
+    """Return a sequence, a step, and each network's gradients."""
+    for one in networks:
+        one.zero_grad()
+    made = stack(networks)
+    outputs, memory = made.sequence(inputs, hidden, keep)
+    (outputs * weights).sum().backward()
+    with torch.no_grad():
+        step = made.step(inputs[:, 0], hidden)
+    gradients = [
+        [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in one.parameters()]
+        for one in networks
+    ]
+    return [outputs.detach(), memory.detach(), *step], gradients
+
+
+@STACKS
+@KINDS
+@ENCODERS
+def test_each_seed_computes_what_its_own_network_computes(encoder, recurrent, stack):
+    seeds = (3, 4, 5)
+    networks = [network(seed, encoder, recurrent) for seed in seeds]
+    inputs, hidden, keep, weights = draw(networks, seeds)
+    found, gradients = run(stack, networks, inputs, hidden, keep, weights)
+    for index, one in enumerate(networks):
+        one.zero_grad()
+        outputs, memory = one.sequence(inputs[index], hidden[index], keep[index])
+        (outputs * weights[index]).sum().backward()
+        step = one.step(inputs[index, 0], hidden[index])
+        for mine, wanted in zip(found, [outputs, memory, *step], strict=True):
+            torch.testing.assert_close(mine[index], wanted)
+        for mine, parameter in zip(gradients[index], one.parameters(), strict=True):
+            wanted = torch.zeros_like(mine) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
+
+
+@STACKS
+@given(size=st.integers(1, 40), seeds=st.integers(1, PLACES), which=st.integers(0, PLACES - 1))
+@settings(max_examples=25, deadline=None)
+def test_a_seed_among_others_equals_the_seed_alone_bit_for_bit(stack, size, seeds, which):
+    networks = [network(seed, hidden_size=size) for seed in range(seeds)]
+    which %= seeds
+    drawn = draw(networks, range(seeds))
+    together, gradients = run(stack, networks, *drawn)
+    alone, own = run(stack, networks[which : which + 1], *(t[which : which + 1] for t in drawn))
+    for mine, wanted in zip(together, alone, strict=True):
+        assert torch.equal(mine[which], wanted[0])
+    for mine, wanted in zip(gradients[which], own[0], strict=True):
+        assert torch.equal(mine, wanted)
+
+
+def test_layers_that_stacks_do_not_know_run_one_after_the_other():
+    networks = [network(seed) for seed in (3, 4)]
+    for one in networks:
+        linear = one.trunk[1]
+        half = torch.nn.Linear(linear.in_features, linear.out_features // 2)
+        one.trunk = torch.nn.Sequential(one.trunk[0], half, CReLU(-1), *one.trunk[3:])
+    drawn = draw(networks, (3, 4))
+    found, _ = run(NetworkStack, networks, *drawn)
+    for index, one in enumerate(networks):
+        wanted, _ = one.sequence(*(tensor[index] for tensor in drawn[:3]))
+        torch.testing.assert_close(found[0][index], wanted)
+
+
+def test_a_stack_holds_the_weights_of_the_moment_it_was_built():
+    networks = [network(seed) for seed in (3, 4)]
+    inputs, hidden, keep, _ = draw(networks, (3, 4))
+    before, _ = NetworkStack(networks).sequence(inputs, hidden, keep)
+    with torch.no_grad():
+        networks[1].head.bias += 1.0
+    after, _ = NetworkStack(networks).sequence(inputs, hidden, keep)
+    assert torch.equal(before[0], after[0])
+    torch.testing.assert_close(after[1], before[1] + 1.0)
+
+
+def toy(**changes):
+    fields = {"env": TOY, "num_envs": 6, "num_steps": 10, "num_minibatches": 2, "hidden_size": 16}
+    return PqnConfig(**fields | {"num_threads": 1} | changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"encoder": "plain", "mixer": "sum"}, {"pfo_coef": 1.0}])
+def test_pqn_with_its_networks_as_one_equals_lone_runs_bit_for_bit(changes, monkeypatch):
+    """As on a GPU, with more seeds than run at once, and with what needs each network by itself."""
+    monkeypatch.setattr(pqn, "stack_networks", NetworkStack)
+    monkeypatch.setattr(network_stack, "PLACES", 2)
+    monkeypatch.setattr(pqn, "PLACES", 2)
+    together = pqn.Seeds(pqn.make_trainer, toy(seeds=3, **changes))
+    for _ in range(3):
+        metrics = together.iterate()
+    for index, one in enumerate(together.learners):
+        alone = pqn.make_trainer(toy(seed=1 + index, **changes))
+        for _ in range(3):
+            own = alone.iterate()
+        assert same(one.learned.state_dict(), alone.learned.state_dict())
+        for name in ("losses/td_loss", "charts/episodes", "losses/grad_norm"):
+            assert metrics[index][name] == own[name]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_seeds_run_as_one_and_equal_their_lone_runs():
+    assert isinstance(stack_networks([network(1).cuda()]), NetworkStack)
+    together = pqn.Seeds(pqn.make_trainer, toy(seeds=3, device="cuda"))
+    for _ in range(3):
+        together.iterate()
+    for index, one in enumerate(together.learners):
+        alone = pqn.make_trainer(toy(seed=1 + index, device="cuda"))
+        for _ in range(3):
+            alone.iterate()
+        assert same(one.learned.state_dict(), alone.learned.state_dict())
