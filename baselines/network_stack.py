@@ -2,8 +2,7 @@
 
 On a GPU launching an operation takes longer than doing it, so each runs for all seeds at once. No
 arithmetic crosses seeds, but cuBLAS and reductions round by how many there are: there are always
-`PLACES`. A processor gains nothing (docs/baselines.md, "Seeds"), and there one network runs after
-the other.
+`PLACES`. A processor gains nothing (docs/baselines.md, "Seeds"), and seeds take turns there.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,53 +22,19 @@ PLACES = 8  # seeds that run at once; places left over compute what nobody reads
 Run = Callable[[Tensor], Tensor]
 
 
-def stack_networks(networks: Sequence[Network]) -> "NetworkStack | NetworksInTurn":
-    """Return what runs several seeds' networks (at most `PLACES`), with the weights they have now.
-
-    Its `step` and `sequence` are `Network`'s, on tensors that begin with a seed axis. Gradients
-    reach each network's own parameters.
-    """
-    on_gpu = networks[0].head.weight.is_cuda
-    return NetworkStack(networks) if on_gpu else NetworksInTurn(networks)
-
-
-class NetworksInTurn:
-    """Several seeds' networks, one after the other; see `stack_networks`."""
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        self.networks = networks
-
-    def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance one step: inputs (seeds, batch, input_size), hidden (seeds, batch, memory_size).
-
-        Returns:
-            Outputs (seeds, batch, output_size) and the next hidden states.
-        """
-        rows = zip(self.networks, inputs, hidden, strict=True)
-        return _stack_pairs([network.step(*row) for network, *row in rows])
-
-    def sequence(self, inputs: Tensor, hidden: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute all rows of whole sequences.
-
-        Args:
-            inputs: (seeds, num_steps, batch, input_size).
-            hidden: (seeds, batch, memory_size) before the first step.
-            keep: (seeds, num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering.
-
-        Returns:
-            Outputs (seeds, num_steps * batch, output_size), and the hidden states after each step.
-        """
-        rows = zip(self.networks, inputs, hidden, keep, strict=True)
-        return _stack_pairs([network.sequence(*row) for network, *row in rows])
+def runs_as_one(network: Network) -> bool:
+    """Return whether a network runs in a stack, with other seeds' or alone: on a GPU."""
+    return network.head.weight.is_cuda
 
 
 class NetworkStack(Forward):
-    """Several seeds' networks at once; see `stack_networks`.
+    """`Network.step` and `Network.sequence` of several seeds, on tensors with a seed axis first.
 
-    Layers that are not known here, and attention over entities, run one seed after the other.
+    Build it anew when weights have changed; gradients reach each network's own parameters. Layers
+    that are not known here, and attention over entities, run one seed after the other.
 
     Args:
-        networks: one a seed, equal but for their values.
+        networks: one a seed, equal but for their values; at most `PLACES`.
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -84,11 +49,24 @@ class NetworkStack(Forward):
             self.attention = AttentionStack([network.attention for network in networks])
 
     def step(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """See `NetworksInTurn.step`."""
+        """Advance one step: inputs (seeds, batch, input_size), hidden (seeds, batch, memory_size).
+
+        Returns:
+            Outputs (seeds, batch, output_size) and the next hidden states.
+        """
         return self._cut(*super().step(_fill(inputs), _fill(hidden)))
 
     def sequence(self, inputs: Tensor, hidden: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """See `NetworksInTurn.sequence`."""
+        """Compute all rows of whole sequences.
+
+        Args:
+            inputs: (seeds, num_steps, batch, input_size).
+            hidden: (seeds, batch, memory_size) before the first step.
+            keep: (seeds, num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering.
+
+        Returns:
+            Outputs (seeds, num_steps * batch, output_size), and the hidden states after each step.
+        """
         return self._cut(*super().sequence(_fill(inputs), _fill(hidden), _fill(keep)))
 
     def _cut(self, outputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,13 +107,13 @@ class AttentionStack:
     def read(self, inputs: Tensor) -> tuple[Tensor, list[Any]]:
         """Return features (places, num_rows, hidden_size), and each seed's targets."""
         rows = zip(self.attentions, inputs, strict=False)
-        features, targets = zip(*[one.read(own) for one, own in rows], strict=True)
+        features, targets = zip(*[one.read(own.clone()) for one, own in rows], strict=True)
         return stack_tensors(features), targets
 
     def logits(self, outputs: Tensor, targets: Sequence[Any]) -> Tensor:
         """Return action values (places, num_rows, num_actions)."""
         rows = zip(self.attentions, outputs, targets, strict=False)
-        return stack_tensors([one.logits(*own) for one, *own in rows])
+        return stack_tensors([one.logits(own.clone(), seen) for one, own, seen in rows])
 
 
 def stack_layers(modules: Sequence[nn.Module]) -> Run:
@@ -146,19 +124,22 @@ def stack_layers(modules: Sequence[nn.Module]) -> Run:
         return partial(reduce, lambda inputs, layer: layer(inputs), layers)
     if type(first) in ELEMENTWISE:
         return ELEMENTWISE[type(first)] or first
-    norm = type(first) is nn.LayerNorm and first.elementwise_affine
-    if not norm and type(first) is not nn.Linear:
+    if type(first) not in (nn.Linear, nn.LayerNorm) or first.bias is None:
         return partial(run_in_turn, modules)
     names = [name for name, _ in first.named_parameters()]
     own = {name: stack_tensors([one.get_parameter(name) for one in modules]) for name in names}
-    if norm:
-        return partial(stacked_layer_norm, shape=first.normalized_shape, eps=first.eps, **own)
-    return partial(stacked_linear, **own)
+    if type(first) is nn.Linear:
+        return partial(stacked_linear, **own)
+    return partial(stacked_layer_norm, shape=first.normalized_shape, eps=first.eps, **own)
 
 
 def run_in_turn(modules: Sequence[nn.Module], inputs: Tensor) -> Tensor:
-    """Run a layer of each seed on its own inputs (places, rows, ...)."""
-    return stack_tensors([module(own) for module, own in zip(modules, inputs, strict=False)])
+    """Run a layer of each seed on its own inputs (places, rows, ...).
+
+    These are copied, since cuBLAS also chooses by where they begin.
+    """
+    rows = zip(modules, inputs, strict=False)
+    return stack_tensors([module(own.clone()) for module, own in rows])
 
 
 def stack_tensors(tensors: Sequence[Tensor]) -> Tensor:
@@ -169,8 +150,3 @@ def stack_tensors(tensors: Sequence[Tensor]) -> Tensor:
 def _fill(tensor: Tensor) -> Tensor:
     """Return (places, ...) of (seeds, ...), with zeros in places left over."""
     return torch.cat([tensor, tensor.new_zeros(PLACES - len(tensor), *tensor.shape[1:])])
-
-
-def _stack_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    firsts, seconds = zip(*pairs, strict=True)
-    return torch.stack(firsts), torch.stack(seconds)

@@ -121,14 +121,15 @@ def draw(environments: Sequence[Environment], overlays: Overlays, metric: str) -
 
     labels = dict.fromkeys(group.label for one in environments for group in one.groups)
     indices = {label: index for index, label in enumerate(labels)}
-    figure = Figure(figsize=(11, 3.2 * len(environments) + 0.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.2 * len(environments)), layout="constrained")
     rows = figure.subplots(len(environments), 2, squeeze=False, sharey="row")
     for (left, right), environment in zip(rows, environments, strict=True):
         draw_steps(left, environment, overlays.get(environment.id, {}), indices)
         draw_seconds(right, environment, indices)
         over = "episodes" if metric in EPISODE_MEANS else "iterations"
         left.set_ylabel(f"{metric}\nmean over the {over} of {environment.bin_steps:,} steps")
-    draw_legend(figure, environments, indices, with_published=bool(overlays))
+    lines = draw_legend(figure, environments, indices, with_published=bool(overlays))
+    figure.set_figheight(figure.get_figheight() + 0.22 * lines + 0.2)
     return figure
 
 
@@ -189,8 +190,12 @@ def draw_band(axis: "Axes", band: Band, index: int) -> None:
 
 def draw_legend(
     figure: "Figure", environments: Sequence[Environment], indices: Indices, with_published: bool
-) -> None:
-    """Name the groups, with their numbers of runs, and the published curves below the panels."""
+) -> int:
+    """Name the groups, with their numbers of runs, and the published curves below the panels.
+
+    Returns:
+        How many lines that takes.
+    """
     from matplotlib.lines import Line2D
 
     handles = []
@@ -212,6 +217,7 @@ def draw_legend(
     widest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), 140 // (widest + 6)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    return math.ceil(len(handles) / columns)
 
 
 def time_unit(seconds: float) -> tuple[str, float]:

@@ -19,9 +19,18 @@ from baselines.buffers import RolloutBuffer
 from baselines.checkpoints import Checkpoint
 from baselines.config import PqnConfig
 from baselines.minibatches import repeat_for_agents
-from baselines.network_stack import PLACES, stack_networks
+from baselines.network_stack import PLACES, NetworkStack, runs_as_one
 from baselines.plasticity import View
-from baselines.rollout import Choice, Clock, Collector, Shown, Stream, collect, iteration_metrics
+from baselines.rollout import (
+    Choice,
+    Clock,
+    Collector,
+    Shown,
+    Stream,
+    collect,
+    each,
+    iteration_metrics,
+)
 from baselines.run import derive_seeds
 from baselines.training import Learners, Metrics, anneal, finish, train_battles
 from baselines.value_agent import (
@@ -99,10 +108,15 @@ def train(config: PqnConfig) -> tuple[list[Path], int | None]:
 
 
 class Seeds(Learners):
-    """The seeds of PQN that train at once: their networks are run as one."""
+    """The seeds of PQN that train at once; on a GPU their networks run as one.
+
+    There they do not take turns, and nothing may draw from the global random numbers meanwhile.
+    """
 
     def iterate(self) -> list[Metrics | None]:
         """Let each seed that is not finished collect and learn once."""
+        if not runs_as_one(self.learners[0].learned.agent.network):
+            return super().iterate()
         steps = self.global_steps
         left = [index for index, step in enumerate(steps) if step < self.total_steps]
         metrics: list[Metrics | None] = [None] * len(steps)
@@ -179,7 +193,7 @@ def iterate(trainers: Sequence[Trainer]) -> list[Metrics]:
     """Run one iteration of several seeds, a rollout and an update; return each seed's metrics.
 
     Args:
-        trainers: of one config but for the seed, at most `PLACES`.
+        trainers: of one config but for the seed: at most `PLACES`, one where nothing runs as one.
     """
     clock = Clock()
     epsilons = [epsilon_at(one.config, one.global_step) for one in trainers]
@@ -213,12 +227,14 @@ def explore(
         one.buffer.repeat_end()
         noise = exploration(shape, epsilon, one.generator)
         collectors.append(Collector(one.env, one.stream, noise, one.buffer))
+    if not runs_as_one(agent.network):
+        return collect(each(agent.act), collectors, clock)
     with torch.no_grad():
-        network = stack_networks([one.learned.agent.network for one in trainers])
+        network = NetworkStack([one.learned.agent.network for one in trainers])
 
     def act(shown: list[Shown]) -> list[Choice]:
         columns = map(torch.stack, zip(*shown, strict=True))
-        actions, _, memory = agent.act(*columns, network=network)
+        actions, _, memory = agent.act(*columns, network=network)  # agents differ in nothing else
         return [(chosen, None, after) for chosen, after in zip(actions, memory, strict=True)]
 
     return collect(act, collectors, clock)
@@ -238,7 +254,7 @@ def update(trainers: Sequence[Trainer], clock: Clock) -> list[Metrics]:
         for one in updates:
             one.shuffle()
         for number in range(config.num_minibatches):
-            take_step([one for one in updates if one.turn_to(number)])
+            take_step([one for one in updates if one.teaches[number]], number)
     means = [one.means() for one in updates]
     clock.spent("learn")
     measured = [one.measure(before) for one, before in zip(updates, looked, strict=True)]
@@ -248,19 +264,19 @@ def update(trainers: Sequence[Trainer], clock: Clock) -> list[Metrics]:
     return [{**row, **more} for row, more in zip(means, measured, strict=True)]
 
 
-def take_step(updates: "Sequence[Update]") -> None:
-    """Take one gradient step of each seed, their networks run as one."""
+def take_step(updates: "Sequence[Update]", number: int) -> None:
+    """Take one gradient step of each seed, on its minibatch of that number."""
     if not updates:
         return
-    trainers = [one.trainer for one in updates]
-    seen = see(trainers, [one.batch for one in updates])
-    totals = [one.loss(new) for one, new in zip(updates, seen, strict=True)]
-    for one, norm in zip(updates, gradient_step(trainers, totals), strict=True):
-        one.stepped(norm)
+    trainers, batches = [one.trainer for one in updates], [one.batch(number) for one in updates]
+    rows = list(zip(updates, batches, see(trainers, batches), strict=True))
+    totals = [one.loss(number, batch, new) for one, batch, new in rows]
+    for (one, batch, _), norm in zip(rows, gradient_step(trainers, totals), strict=True):
+        one.stepped(batch, norm)
 
 
 class Update:
-    """One seed's update while it is taken: all but running its network.
+    """One seed's update while it is taken.
 
     Args:
         trainer: the seed, with a rollout in its buffer.
@@ -273,7 +289,9 @@ class Update:
         self.due = self.plasticity.instruments.due(trainer.iteration)
         self.before: Seen | None = None
         self.reference: tuple[Minibatch, Tensor] | None = None
-        self.losses: list[Tensor] = []
+        self.parts: Sequence[Tensor] = ()  # envs of each minibatch of this pass
+        self.teaches: list[bool] = []  # whether it has anything to learn from
+        self.losses: list[Tensor] = []  # of each step, without the gradient norm until it is known
 
     @cached_property
     def everyone(self) -> Minibatch:
@@ -283,8 +301,9 @@ class Update:
 
     def look(self) -> dict[str, View]:
         """Watch the network on the whole rollout, where that is due."""
-        run = partial(values_of, self.agent, self.everyone) if self.due else None
-        return self.plasticity.look(run) if run else {}
+        if not self.due:
+            return {}
+        return self.plasticity.look(partial(values_of, self.agent, self.everyone))
 
     def look_back(self) -> None:
         """Remember what the network does before the first step, where a loss term needs it."""
@@ -292,30 +311,32 @@ class Update:
             self.before = look_back(self.trainer, self.everyone)
 
     def shuffle(self) -> None:
-        """Begin a pass: deal the envs out to minibatches."""
-        config = self.trainer.config
+        """Begin a pass: deal the envs out to minibatches. This waits for the device."""
+        config, buffer = self.trainer.config, self.trainer.buffer
         generator, device = self.trainer.generator, config.device
         order = torch.randperm(config.num_envs, generator=generator, device=device)
         self.parts = order.tensor_split(config.num_minibatches)
+        learns = buffer.valid[buffer.history : -1].any(0)
+        self.teaches = torch.stack([learns[envs].any() for envs in self.parts]).tolist()
 
-    def turn_to(self, number: int) -> bool:
-        """Pick a minibatch; return whether there is anything to learn from it."""
-        self.number, self.batch = number, self.pick(self.parts[number])
-        return bool(self.batch.learns.any())
+    def batch(self, number: int) -> Minibatch:
+        """Return a minibatch of this pass."""
+        return self.pick(self.parts[number])
 
-    def loss(self, new: Seen) -> Tensor:
-        """Return the loss of the minibatch, on which the network does `new` now."""
-        old = self.before and seen_of(self.before, self.parts[self.number])
-        total, self.values = loss(self.trainer, self.batch, new, old, self.reference)
+    def loss(self, number: int, batch: Minibatch, new: Seen) -> Tensor:
+        """Return the loss of a minibatch, on which the network does `new` now."""
+        old = self.before and seen_of(self.before, self.parts[number])
+        total, values = loss(self.trainer, batch, new, old, self.reference)
+        self.losses.append(values)
         if "reference" in self.plasticity.hooks.changes:  # trained on in the step after next
-            other = self.pick(self.parts[(self.number + 2) % len(self.parts)])
+            other = self.batch((number + 2) % len(self.parts))
             self.reference = other, values_of(self.agent, other).detach()
         return total
 
-    def stepped(self, norm: Tensor) -> None:
+    def stepped(self, batch: Minibatch, norm: Tensor) -> None:
         """Note the gradient norm (1,) of the step just taken, and let interventions act."""
-        self.losses.append(torch.cat([self.values, norm]))
-        self.plasticity.after_step(partial(inputs_of, self.batch))
+        self.losses[-1] = torch.cat([self.losses[-1], norm])
+        self.plasticity.after_step(partial(inputs_of, batch))
 
     def means(self) -> Metrics:
         """Return the means of the losses; this waits for the device."""
@@ -383,18 +404,19 @@ def values_of(agent: ValueAgent, batch: Minibatch) -> Tensor:
 
 
 def see(trainers: Sequence[Trainer], batches: Sequence[Minibatch]) -> list[Seen]:
-    """Return what each seed's network does on its minibatch, run as one where all can be.
+    """Return what each seed's network does on its minibatch.
 
-    Where a loss term reads pre-activations, each network runs by itself.
+    Where a loss term reads pre-activations, each network runs by itself on a GPU too.
     """
-    if trainers[0].plasticity.wants_preactivations:
+    networks = [one.learned.agent.network for one in trainers]
+    if trainers[0].plasticity.wants_preactivations or not runs_as_one(networks[0]):
         return [
             one.plasticity.see(one.learned.agent, partial(values_of, batch=batch))
             for one, batch in zip(trainers, batches, strict=True)
         ]
-    networks = stack_networks([one.learned.agent.network for one in trainers])
     parts = [(batch.inputs, batch.hidden, batch.keep) for batch in batches]
-    values, _ = networks.sequence(*map(torch.stack, zip(*parts, strict=True)))
+    columns = map(torch.stack, zip(*parts, strict=True))
+    values, _ = NetworkStack(networks).sequence(*columns)
     return [Seen(own, None) for own in values]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,7 +68,7 @@ class Learners:
 
     Each sees the global random numbers that it would see alone. Nothing is batched over seeds:
     where the rows that count differ from seed to seed, that would compute what a lone run leaves
-    out. PQN's, which do not, learn together (`pqn.Seeds`).
+    out. PQN's, which do not, run as one on a GPU (`pqn.Seeds`).
 
     Args:
         make: a lone seed's config to its learner.
@@ -152,7 +153,7 @@ def train_battles(
         command: its name.
         config: its settings.
         make: a lone seed's config to its learner.
-        group_class: how its seeds take turns.
+        group_class: how its seeds train at once.
 
     Returns:
         The run folders, one a seed, and the signal that stopped them (None when complete).
@@ -208,9 +209,12 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
         runs.snapshot(group.save_state())
     saved = True
     while not group.finished and stop.signal is None:
+        before, began = sum(map(int, group.global_steps)), time.perf_counter()
         metrics, saved = group.iterate(), False
         runs.log(group.global_steps, metrics)
-        progress.update(sum(map(int, group.global_steps)), over_seeds(metrics))
+        done = sum(map(int, group.global_steps))
+        speed = {"charts/SPS": (done - before) / (time.perf_counter() - began)}
+        progress.update(done, over_seeds(metrics) | speed)
         refuse(group, runs, broken_losses(metrics))
         if group.snapshot_due:
             runs.snapshot(group.save_state())
@@ -275,11 +279,10 @@ def refuse(group: Group, runs: RunGroup, broken: dict[int, str]) -> None:
 
 
 def over_seeds(metrics: Sequence[Metrics | None]) -> Metrics:
-    """Return means over the seeds for the progress line; speeds add up."""
+    """Return means over the seeds for the progress line."""
     present = [values for values in metrics if values is not None]
     names = [name for name in present[0] if all(name in values for values in present)]
-    means = {name: sum(values[name] for values in present) / len(present) for name in names}
-    return means | {"charts/SPS": sum(values["charts/SPS"] for values in present)}
+    return {name: sum(values[name] for values in present) / len(present) for name in names}
 
 
 def anneal(config: BattleConfig, optimizer: torch.optim.Optimizer, global_step: int) -> None:

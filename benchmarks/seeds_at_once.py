@@ -1,6 +1,6 @@
 """PQN's seeds at once: steps/s of all together, with networks run as one and one after the other.
 
-On a processor, where the learner runs them one after the other, "as one" is made here.
+Each is made here on both devices, whatever the learner does there.
 
     python benchmarks/seeds_at_once.py --device cuda
 
@@ -19,11 +19,10 @@ from ppo_speed import machine
 
 from baselines import network_stack, pqn
 from baselines.config import PqnConfig
-from baselines.training import Learners, prepare
+from baselines.training import prepare
 
 RESULTS = Path(__file__).parent / "results" / "seeds_at_once.json"
 ENV = "smacv2/terran_5_vs_5"
-GROUPS = {"as one": pqn.Seeds, "in turn": Learners}
 WARM, ROUNDS = 2, 10
 
 
@@ -43,8 +42,8 @@ def main() -> None:
         found[kind]["machine"]["gpu"] = torch.cuda.get_device_name()
     for encoder in options.encoders:
         for seeds in options.seeds:
-            for name, group_class in GROUPS.items():
-                row = measure(options, encoder, seeds, group_class)
+            for name in ("as one", "in turn"):
+                row = measure(options, encoder, seeds, as_one=name == "as one")
                 found[kind].setdefault(encoder, {}).setdefault(str(seeds), {})[name] = row
                 speed = f"{row['median']:>8,.0f} steps/s [{row['min']:,.0f}, {row['max']:,.0f}]"
                 shares = "  ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 def measure(
-    options: argparse.Namespace, encoder: str, seeds: int, group_class: type[Learners]
+    options: argparse.Namespace, encoder: str, seeds: int, *, as_one: bool
 ) -> dict[str, Any]:
     """Return steps/s of all seeds over iterations after warming up, and shares of time."""
     config = PqnConfig(
@@ -64,11 +63,10 @@ def measure(
         num_threads=options.threads,
         total_steps=10**9,
     )
-    if group_class is pqn.Seeds and options.device == "cpu":
-        network_stack.PLACES, pqn.stack_networks = seeds, network_stack.NetworkStack
-    elif options.device == "cpu":
-        pqn.stack_networks = network_stack.stack_networks
-    group = group_class(pqn.make_trainer, prepare(config))
+    pqn.runs_as_one = lambda _: as_one
+    if options.device == "cpu":
+        network_stack.PLACES = seeds  # products are the same there without empty places
+    group = pqn.Seeds(pqn.make_trainer, prepare(config))
     for _ in range(WARM):
         group.iterate()
     rates, spent = [], dict.fromkeys(("env", "inference", "learn"), 0.0)

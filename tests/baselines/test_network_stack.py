@@ -1,21 +1,23 @@
 """Several seeds' networks run as one: each gets what it would get alone."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_plasticity_flags import same
+from test_plasticity_flags import same, timeless
 from toy import TOY
 
 from baselines import network_stack, pqn
 from baselines.config import PqnConfig
-from baselines.network_stack import PLACES, NetworksInTurn, NetworkStack, stack_networks
+from baselines.network_stack import PLACES, NetworkStack, runs_as_one
 from baselines.networks import Network
-from ppo_plasticity.interventions.structure import CReLU
+from baselines.stacking import stacked_linear
+from ppo_plasticity.interventions.structure import InjectedHead
 
 ENCODERS = pytest.mark.parametrize("encoder", ["mlp", "plain", "attention"])
 KINDS = pytest.mark.parametrize("recurrent", [True, False], ids=["gru", "mlp"])
-STACKS = pytest.mark.parametrize("stack", [NetworkStack, NetworksInTurn])
 STEPS, BATCH = 7, 5
 
 
@@ -59,11 +61,11 @@ def draw(networks, seeds):
     return [torch.stack(column) for column in zip(*drawn, strict=True)]
 
 
-def run(stack, networks, inputs, hidden, keep, weights):
+def run(networks, inputs, hidden, keep, weights):
     """Return a sequence, a step, and each network's gradients."""
     for one in networks:
         one.zero_grad()
-    made = stack(networks)
+    made = NetworkStack(networks)
     outputs, memory = made.sequence(inputs, hidden, keep)
     (outputs * weights).sum().backward()
     with torch.no_grad():
@@ -75,14 +77,13 @@ def run(stack, networks, inputs, hidden, keep, weights):
     return [outputs.detach(), memory.detach(), *step], gradients
 
 
-@STACKS
 @KINDS
 @ENCODERS
-def test_each_seed_computes_what_its_own_network_computes(encoder, recurrent, stack):
+def test_each_seed_computes_what_its_own_network_computes(encoder, recurrent):
     seeds = (3, 4, 5)
     networks = [network(seed, encoder, recurrent) for seed in seeds]
     inputs, hidden, keep, weights = draw(networks, seeds)
-    found, gradients = run(stack, networks, inputs, hidden, keep, weights)
+    found, gradients = run(networks, inputs, hidden, keep, weights)
     for index, one in enumerate(networks):
         one.zero_grad()
         outputs, memory = one.sequence(inputs[index], hidden[index], keep[index])
@@ -95,35 +96,52 @@ def test_each_seed_computes_what_its_own_network_computes(encoder, recurrent, st
             torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
 
 
-@STACKS
 @given(size=st.integers(1, 40), seeds=st.integers(1, PLACES), which=st.integers(0, PLACES - 1))
 @settings(max_examples=25, deadline=None)
-def test_a_seed_among_others_equals_the_seed_alone_bit_for_bit(stack, size, seeds, which):
+def test_a_seed_among_others_equals_the_seed_alone_bit_for_bit(size, seeds, which):
     networks = [network(seed, hidden_size=size) for seed in range(seeds)]
     which %= seeds
     drawn = draw(networks, range(seeds))
-    together, gradients = run(stack, networks, *drawn)
-    alone, own = run(stack, networks[which : which + 1], *(t[which : which + 1] for t in drawn))
+    together, gradients = run(networks, *drawn)
+    alone, own = run(networks[which : which + 1], *(t[which : which + 1] for t in drawn))
     for mine, wanted in zip(together, alone, strict=True):
         assert torch.equal(mine[which], wanted[0])
     for mine, wanted in zip(gradients[which], own[0], strict=True):
         assert torch.equal(mine, wanted)
 
 
+@pytest.mark.parametrize("seeds", [1, 3, PLACES])
+def test_products_are_always_of_as_many_matrices(seeds, monkeypatch):
+    """cuBLAS rounds by their number, which no processor shows."""
+    counts = set()
+
+    def counting(inputs, weight, bias):
+        counts.add((len(inputs), len(weight), len(bias)))
+        return stacked_linear(inputs, weight, bias)
+
+    monkeypatch.setattr(network_stack, "stacked_linear", counting)
+    networks = [network(seed) for seed in range(seeds)]
+    made, drawn = NetworkStack(networks), draw(networks, range(seeds))
+    outputs, _ = made.sequence(*drawn[:3])
+    assert counts == {(PLACES,) * 3}
+    assert made.gru.weight.shape[0] == made.gru.bias.shape[0] == PLACES
+    assert len(outputs) == seeds
+
+
 def test_layers_that_stacks_do_not_know_run_one_after_the_other():
-    networks = [network(seed) for seed in (3, 4)]
-    for one in networks:
-        linear = one.trunk[1]
-        half = torch.nn.Linear(linear.in_features, linear.out_features // 2)
-        one.trunk = torch.nn.Sequential(one.trunk[0], half, CReLU(-1), *one.trunk[3:])
+    networks = [network(seed, recurrent=False) for seed in (3, 4)]
+    for seed, one in enumerate(networks):
+        torch.manual_seed(seed)
+        one.trunk[1] = torch.nn.Linear(9, 12, bias=False)
+        one.head = InjectedHead(12, 4)
     drawn = draw(networks, (3, 4))
-    found, _ = run(NetworkStack, networks, *drawn)
+    found, _ = run(networks, *drawn)
     for index, one in enumerate(networks):
         wanted, _ = one.sequence(*(tensor[index] for tensor in drawn[:3]))
         torch.testing.assert_close(found[0][index], wanted)
 
 
-def test_a_stack_holds_the_weights_of_the_moment_it_was_built():
+def test_a_change_of_one_seeds_weights_reaches_the_next_stack_and_no_other_seed():
     networks = [network(seed) for seed in (3, 4)]
     inputs, hidden, keep, _ = draw(networks, (3, 4))
     before, _ = NetworkStack(networks).sequence(inputs, hidden, keep)
@@ -139,32 +157,60 @@ def toy(**changes):
     return PqnConfig(**fields | {"num_threads": 1} | changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"encoder": "plain", "mixer": "sum"}, {"pfo_coef": 1.0}])
-def test_pqn_with_its_networks_as_one_equals_lone_runs_bit_for_bit(changes, monkeypatch):
-    """As on a GPU, with more seeds than run at once, and with what needs each network by itself."""
-    monkeypatch.setattr(pqn, "stack_networks", NetworkStack)
-    monkeypatch.setattr(network_stack, "PLACES", 2)
-    monkeypatch.setattr(pqn, "PLACES", 2)
+def assert_equal_to_lone_runs(iterations, **changes):
     together = pqn.Seeds(pqn.make_trainer, toy(seeds=3, **changes))
-    for _ in range(3):
-        metrics = together.iterate()
+    rows = [together.iterate() for _ in range(iterations)]
     for index, one in enumerate(together.learners):
         alone = pqn.make_trainer(toy(seed=1 + index, **changes))
-        for _ in range(3):
-            own = alone.iterate()
+        for row in rows:
+            mine, wanted = timeless(row[index]), timeless(alone.iterate())
+            assert str(mine) == str(wanted)
+            assert all(math.isfinite(value) for value in mine.values())
         assert same(one.learned.state_dict(), alone.learned.state_dict())
-        for name in ("losses/td_loss", "charts/episodes", "losses/grad_norm"):
-            assert metrics[index][name] == own[name]
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(pqn, "runs_as_one", lambda network: True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"encoder": "plain", "mixer": "sum", "probe": 1},
+        {"network": "mlp", "intervention": ("injection:at=1",)},
+        {"pfo_coef": 1.0},
+    ],
+)
+def test_pqn_with_its_networks_as_one_equals_lone_runs_bit_for_bit(
+    changes, as_on_a_gpu, monkeypatch
+):
+    """With more seeds than run at once, and with what needs each network by itself."""
+    monkeypatch.setattr(network_stack, "PLACES", 2)
+    monkeypatch.setattr(pqn, "PLACES", 2)
+    assert_equal_to_lone_runs(3, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_steps": 1, "num_minibatches": 4, "memory_window": 2},
+        {"num_steps": 1, "num_minibatches": 1, "num_envs": 1},
+    ],
+)
+def test_a_seed_that_has_nothing_to_learn_from_lets_the_others_learn(changes, as_on_a_gpu):
+    """Reset rows fill some seeds' minibatches, or the whole rollout of some."""
+    assert_equal_to_lone_runs(30, **changes)
+
+
+def test_on_a_processor_seeds_take_turns():
+    assert not runs_as_one(network(1))
+    assert_equal_to_lone_runs(2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_seeds_run_as_one_and_equal_their_lone_runs():
-    assert isinstance(stack_networks([network(1).cuda()]), NetworkStack)
-    together = pqn.Seeds(pqn.make_trainer, toy(seeds=3, device="cuda"))
-    for _ in range(3):
-        together.iterate()
-    for index, one in enumerate(together.learners):
-        alone = pqn.make_trainer(toy(seed=1 + index, device="cuda"))
-        for _ in range(3):
-            alone.iterate()
-        assert same(one.learned.state_dict(), alone.learned.state_dict())
+@pytest.mark.parametrize("changes", [{}, {"hidden_size": 13, "network": "mlp"}])
+def test_on_a_gpu_seeds_run_as_one_and_equal_their_lone_runs(changes):
+    assert runs_as_one(network(1).cuda())
+    assert_equal_to_lone_runs(3, device="cuda", **changes)

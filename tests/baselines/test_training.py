@@ -143,10 +143,21 @@ def test_a_seed_of_a_group_can_go_on_alone(command, second, group, tmp_path):
     assert_same_run(second, path)
 
 
-def test_progress_shows_means_over_seeds_and_speeds_added_up():
-    first, second = {"charts/SPS": 10.0, "a": 1.0, "b": 5.0}, {"charts/SPS": 20.0, "a": 3.0}
-    assert over_seeds([first, second]) == {"charts/SPS": 30.0, "a": 2.0}
+def test_progress_shows_means_over_seeds():
+    first, second = {"a": 1.0, "b": 5.0}, {"a": 3.0}
+    assert over_seeds([first, second]) == {"a": 2.0}
     assert over_seeds([None, second]) == second
+
+
+def test_progress_shows_the_speed_of_all_seeds_together(tmp_path, capsys):
+    """Seeds take turns, so together they are never quicker than the quickest by itself."""
+    runs, _ = train("mappo", config("mappo", tmp_path, seeds=2))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "steps/s" in line]
+    shown = [float(re.search(r"steps/s ([\d,]+)", line)[1].replace(",", "")) for line in lines]
+    texts = [(run / "metrics.jsonl").read_text().splitlines() for run in runs]
+    rows = zip(*([json.loads(line) for line in text] for text in texts), strict=False)
+    for speed, row in zip(shown, rows, strict=False):
+        assert speed <= max(one["charts/SPS"] for one in row) + 1
 
 
 # --- Losses that are no numbers ------------------------------------------------------------------

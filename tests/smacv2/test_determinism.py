@@ -37,8 +37,10 @@ def test_equal_seeds_and_actions_give_equal_bytes_for_200_steps(scenario):
     assert first != play(scenario, 4, 200, seed=12)
 
 
-def test_the_number_of_threads_changes_nothing():
-    assert play("terran_10_vs_11", 64, 40) == play("terran_10_vs_11", 64, 40, num_threads=2)
+@pytest.mark.parametrize(("num_envs", "num_threads"), [(64, 2), (71, 5)])
+def test_the_number_of_threads_changes_nothing(num_envs, num_threads):
+    alone = play("terran_10_vs_11", num_envs, 40)
+    assert alone == play("terran_10_vs_11", num_envs, 40, num_threads=num_threads)
 
 
 @pytest.mark.parametrize(
