@@ -61,8 +61,17 @@ def main(config: EvaluateConfig) -> int:
     """Evaluate, print and store; return the exit status."""
     result, path = evaluate_run(config)
     print(summary(result))
+    if changed := differences(result["trained_in"], result["environment"]):
+        print(f"trained in another environment than this one: {changed}")
     print(f"stored in {path}")
     return 0
+
+
+def differences(trained_in: dict[str, Any], environment: dict[str, Any]) -> str:
+    """Return what of an environment's fingerprint is not as it was in training."""
+    old, new = trained_in["fingerprint"], environment["fingerprint"]
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
 
 
 def evaluate_run(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:

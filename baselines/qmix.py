@@ -6,6 +6,7 @@ docs/baselines.md lists each choice.
 
 import copy
 import dataclasses
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,9 +163,9 @@ def iterate(trainer: Trainer) -> dict[str, float]:
     epsilon = epsilon_at(config, trainer.global_step)
     anneal(config, trainer.optimizer, trainer.global_step)
     ended = collect(trainer, epsilon, clock)
-    metrics = {}
+    metrics = broken_rewards(ended, trainer.stream)
     if len(trainer.replay.ended) >= config.batch_episodes:
-        metrics = update(trainer, clock)
+        metrics = update(trainer, clock) | metrics
     if trainer.episodes - trainer.target_episodes >= config.target_update_episodes:
         trainer.target.load_state_dict(trainer.learned.state_dict())
         trainer.target_episodes = trainer.episodes
@@ -208,6 +209,17 @@ def collect(trainer: Trainer, epsilon: float, clock: Clock) -> dict[str, np.ndar
         ended.append(episodes)
         clock.spent("inference")
     return concatenate(ended)
+
+
+def broken_rewards(ended: dict[str, np.ndarray], stream: Stream) -> dict[str, float]:
+    """Return a metric that stops the run if a reward is no number: the replay would keep it.
+
+    Args:
+        ended: episodes that ended in this iteration.
+        stream: knows the returns of those that are being played.
+    """
+    returns = np.concatenate([ended["episodic_return"], stream.episodic_return])
+    return {} if np.isfinite(returns).all() else {"losses/rewards": math.nan}
 
 
 def update(trainer: Trainer, clock: Clock) -> dict[str, float]:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from baselines.errors import UsageError
 
+SEEN = ("obs", "state", "action_mask")  # fields that agents see at the end of an episode too
+
 
 @dataclasses.dataclass
 class EpisodeBatch:
@@ -90,12 +92,16 @@ class EpisodeReplay:
         self.terminated = np.zeros(self.num_slots, bool)
         self._free = deque(range(self.num_envs, self.num_slots))
         rows = self.num_slots * self.num_rows
-        for name, (shape, dtype) in self.fields.items():
-            self.data[name] = torch.empty(rows, *shape, dtype=dtype, device=self.device)
+        try:
+            for name, (shape, dtype) in self.fields.items():
+                self.data[name] = torch.empty(rows, *shape, dtype=dtype, device=self.device)
+        except torch.OutOfMemoryError as error:
+            text = f"--buffer-episodes {self.capacity}: {self.describe()}, which has less left"
+            raise UsageError(text) from error
 
     def _check_memory(self, replays: int) -> None:
         if torch.device(self.device).type == "cuda":
-            room = torch.cuda.mem_get_info(self.device)[0]
+            room = torch.cuda.mem_get_info(self.device)[1]  # of all of them, made or not
         else:
             room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if replays * self.nbytes > room:
@@ -214,18 +220,20 @@ class EpisodeReplay:
         self.open = state["open"].numpy().copy()
         self.length = state["length"].numpy().copy()
         self.terminated = state["terminated"].numpy().copy()
+        ended = set(self.ended)
         for slot in [*self.open, *self.ended]:
             for name, (shape, dtype) in self.fields.items():
-                rows = self._rows(name, slot)
+                rows = self._rows(name, slot, ended=slot in ended)
                 count = len(rows) * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
                 if count:
                     found = torch.frombuffer(bytearray(file.read(count)), dtype=dtype)
                     rows.copy_(found.view(len(rows), *shape))
 
-    def _rows(self, name: str, slot: int) -> Tensor:
-        """Return the rows of a slot that mean something: also the one the episode ended in."""
+    def _rows(self, name: str, slot: int, *, ended: bool) -> Tensor:
+        """Return the rows of a slot that mean something: also what the agents saw at the end."""
         start = int(slot) * self.num_rows
-        return self.data[name][start : start + int(self.length[slot]) + 1]
+        count = int(self.length[slot]) + (ended and name in SEEN)
+        return self.data[name][start : start + count]
 
 
 class ReplayWriter:
@@ -239,13 +247,13 @@ class ReplayWriter:
     def __init__(self, replay: EpisodeReplay) -> None:
         self._replay, self._ended = replay, list(replay.ended)
         self._position = {slot: index for index, slot in enumerate(self._ended)}
-        self._open = [self._texts(slot) for slot in replay.open]
+        self._open = [self._texts(slot, ended=False) for slot in replay.open]
         self._written = 0
         self._progress = threading.Condition()
 
-    def _texts(self, slot: int) -> list[bytes]:
+    def _texts(self, slot: int, *, ended: bool) -> list[bytes]:
         replay = self._replay
-        rows = (replay._rows(name, slot) for name in replay.fields)
+        rows = (replay._rows(name, slot, ended=ended) for name in replay.fields)
         return [one.cpu().numpy().tobytes() for one in rows]
 
     def write(self, file: BinaryIO) -> None:
@@ -253,7 +261,7 @@ class ReplayWriter:
         for texts in self._open:
             file.writelines(texts)
         for index, slot in enumerate(self._ended):
-            file.writelines(self._texts(slot))
+            file.writelines(self._texts(slot, ended=True))
             self._advance(index + 1)
 
     def release(self) -> None:

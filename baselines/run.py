@@ -377,6 +377,14 @@ def derive_seeds(seed: int | tuple[int, ...]) -> tuple[int, int]:
     return environment % (2**32 - 2**16), learner
 
 
+def seed_globals(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and PyTorch, from which foreign code may draw."""
+    learner_seed = derive_seeds(seed)[1]
+    random.seed(learner_seed)
+    np.random.seed(learner_seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(learner_seed)
+
+
 def random_states() -> dict[str, Any]:
     """Return the states of the global generators of Python, NumPy and PyTorch, as plain data."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002

@@ -91,7 +91,8 @@ class RunSeries:
 def read_run(path: Path, record: dict[str, Any], metrics: Collection[str] = METRICS) -> RunSeries:
     """Read the named metrics of a run folder, and its capacity losses where there are any.
 
-    A line that cannot be read is left out; the last one may be half-written.
+    A line that cannot be read is left out; the last one may be half-written. What acts is called
+    `agent` by learners of action values; it stands in the actor's place.
 
     Args:
         path: the run folder.
@@ -106,7 +107,8 @@ def read_run(path: Path, record: dict[str, Any], metrics: Collection[str] = METR
         seconds += _seconds(row)
         row[WALL_CLOCK] = seconds
         for name in metrics:
-            if _is_finite(row.get(name)):
+            row.setdefault(name, row.get(name.replace("/actor", "/agent")))
+            if _is_finite(row[name]):
                 points[name].append((row["global_step"], row[name]))
     points |= _capacity_points(path / "capacity.json")
     series = {name: _series(found) for name, found in points.items() if found}

@@ -21,6 +21,7 @@ from baselines.run import (
     exit_status,
     prepare_torch,
     random_states,
+    seed_globals,
     set_random_states,
 )
 
@@ -82,6 +83,7 @@ class Learners:
         self.learners: list[Learner] = []
         self._states: list[dict[str, Any]] = []
         for index in range(config.seeds):
+            seed_globals(config.seed + index)
             self.learners.append(make(alone(config, index)))
             self._states.append(random_states())
 

@@ -41,6 +41,11 @@ def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> Any:
         UsageError: the id, an option or its value is not known, or the machine cannot make it.
     """
     name, keywords = resolve_id(env_id), parse_options(options)
+    if name.startswith("smacv2/") and "scenario" in keywords:
+        raise UsageError(
+            f"--env-option scenario={keywords['scenario']}: --env names the scenario; of your own"
+            " after smacv2.register_scenario(file) in a module: --env module:smacv2/name"
+        )
     try:
         env = gymnasium.make_vec(name, num_envs=num_envs, **keywords)
     except FAILURES as error:

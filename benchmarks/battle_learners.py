@@ -87,6 +87,7 @@ def speed(options: argparse.Namespace) -> None:
 
 def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]:
     """Return steps/s of a learner's iterations over five spans of time, and shares of time."""
+    load = os.getloadavg()[0]
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does
     from baselines.cli import COMMANDS, parse
     from baselines.profiles import profile_defaults
@@ -111,6 +112,7 @@ def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]
         rates.append((trainer.global_step - before) / lasted)
     total = sum(spent.values())
     return {
+        "load_before": load,
         "median": statistics.median(rates),
         "min": min(rates),
         "max": max(rates),
@@ -198,6 +200,7 @@ def numbers_of(path: Path) -> dict[str, Any]:
         "device": record["config"]["device"].partition(":")[0],
         "machine": record["machine"]["platform"],
         "torch": record["versions"]["torch"],
+        "engine_version": record["environment"]["fingerprint"]["engine_version"],
         "steps_per_second": lines[-1]["global_step"] / seconds,
         "curve": [training_win_rate(lines, step) for step in range(CURVE, STEPS + 1, CURVE)],
         "plasticity": plasticity(lines),
@@ -206,6 +209,8 @@ def numbers_of(path: Path) -> dict[str, Any]:
         result = json.loads(file.read_text())
         names = ("win_rate", "win_rate_interval_95", "episodes", "episodic_return", "timeouts")
         row |= {name: result[name] for name in names}
+        tested_in = result["environment"]["fingerprint"]["engine_version"]
+        row["tested_engine_version"] = tested_in
     return row
 
 

@@ -107,7 +107,9 @@ def replay_of(path, checkpoint):
     trainer = module_of(command).make_trainer(COMMANDS[command][1](**fields))
     trainer.load_state(checkpoint)
     replay = trainer.replay
-    slots = np.array(replay.ended)
+    slots = np.array(replay.ended, np.int64)
+    if len(slots) == 0:
+        return {}
     return vars(replay.batch(slots[np.argsort(-replay.length[slots], kind="stable")]))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from baselines import checkpoints, mappo
+from baselines.cli import main
 from baselines.config import EvaluateConfig, MappoConfig
 from baselines.evaluate import evaluate_run
 
@@ -35,3 +36,12 @@ def test_a_run_on_battles_resumes_bit_for_bit_and_can_be_evaluated(tmp_path):
     result, _ = evaluate_run(EvaluateConfig(str(path), num_threads=1, episodes=8))
     assert result["episodes"] == 8
     assert result["environment"]["fingerprint"]["scenario"] == "zerg_5_vs_5"
+
+
+def test_the_scenario_is_named_by_env_alone(capsys, tmp_path):
+    options = ["--env-option", "scenario=zerg_5_vs_5", "--runs-dir", str(tmp_path)]
+    assert main(["mappo", "--env", "smacv2/terran_5_vs_5", *options]) == 2
+    said = capsys.readouterr().err
+    assert "--env names the scenario" in said
+    assert said.count("\n") == 1
+    assert not any(tmp_path.iterdir())

@@ -283,6 +283,17 @@ def test_the_report_is_one_page_that_needs_nothing_else(tmp_path, out, capsys):
     assert names == {f"Hopper-v5_{kind}.{end}" for kind in kinds for end in ("png", "svg")}
 
 
+def test_the_network_of_action_values_stands_in_the_actors_place(tmp_path):
+    rows = measured_rows(20)
+    agent = [{name.replace("/actor", "/agent"): value for name, value in r.items()} for r in rows]
+    for name, written in (("actor", rows), ("agent", agent)):
+        write_run(tmp_path / name, written, seed=1, algorithm="qmix")
+    actor, found = (read_run(tmp_path / name, record(1)) for name in ("actor", "agent"))
+    assert found.measured
+    assert found.series.keys() == actor.series.keys()
+    assert found[series.RANK].values.tolist() == actor[series.RANK].values.tolist()
+
+
 def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path):
     row = {series.NORM: float("nan"), series.RANK: None, series.EXCESS: float("inf")}
     rows = [*measured_rows(4), row]

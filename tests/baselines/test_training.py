@@ -18,6 +18,7 @@ from runs import (
     last_checkpoint,
     metrics,
     module_of,
+    replay_of,
     resume,
     start_command,
     train,
@@ -201,6 +202,19 @@ def test_the_line_names_the_seed_that_broke(tmp_path, capsys):
     assert said.count("\n") == 1
     for seed, path in found:
         assert f"/seed{seed}/checkpoints/step_" in path
+
+
+def test_no_checkpoint_of_qmix_holds_a_reward_that_is_no_number(tmp_path, capsys):
+    """Its replay would give it again and again, long after; here it is sampled rarely."""
+    options = {"env_option": ("poison=nan",), "buffer_episodes": 200, "updates_per_rollout": 1}
+    made = config("qmix", tmp_path, seed=4, checkpoint_steps=1, keep_checkpoints=99, **options)
+    assert main(["qmix", *flags_of(made)]) == 1
+    assert "losses/rewards is nan" in capsys.readouterr().err
+    (run,) = tmp_path.iterdir()
+    folders = checkpoints.step_folders(run / "checkpoints")
+    replays = [replay_of(run, checkpoints.load(folder)) for folder in folders]
+    assert any(replays)
+    assert all(found["rewards"].isfinite().all() for found in replays if found)
 
 
 def test_seeds_beside_a_broken_one_are_saved_and_can_go_on(tmp_path):
