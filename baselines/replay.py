@@ -96,7 +96,7 @@ class EpisodeReplay:
             for name, (shape, dtype) in self.fields.items():
                 self.data[name] = torch.empty(rows, *shape, dtype=dtype, device=self.device)
         except torch.OutOfMemoryError as error:
-            text = f"--buffer-episodes {self.capacity}: {self.describe()}, which has less left"
+            text = f"--buffer-episodes {self.capacity}: {self.describe()}; there is less"
             raise UsageError(text) from error
 
     def _check_memory(self, replays: int) -> None:
@@ -107,8 +107,8 @@ class EpisodeReplay:
         if replays * self.nbytes > room:
             share = room / replays
             raise UsageError(
-                f"--buffer-episodes {self.capacity}: {self.describe()}, which has"
-                f" {share / 1e9:.2f} GB for it; at most"
+                f"--buffer-episodes {self.capacity}: {self.describe()}; the device has"
+                f" {share / 1e9:.2f} GB for each seed's: at most"
                 f" {int(self.capacity * share / self.nbytes)} fit"
             )
 
