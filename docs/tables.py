@@ -192,6 +192,8 @@ def battle_equal_time_table() -> str:
     speeds = json.loads((ROOT / "benchmarks" / "results" / "battle_speed.json").read_text())
     rows = []
     for name, races in battles().items():
+        if name not in speeds:
+            continue
         speed = speeds[name]["smacv2/terran_5_vs_5"]["median"]
         steps = [min(60 * speed * minutes, 2e6) for minutes in MINUTES]
         cells = [mean_curve(complete(races.get(race, {})), steps) for race in RACES]
