@@ -30,7 +30,7 @@ from baselines.errors import UsageError, expected
 from baselines.networks import gumbel_noise
 from baselines.records import read_record, run_folders
 from baselines.rollout import Stream
-from baselines.run import plain, prepare_torch
+from baselines.run import changed_keys, plain, prepare_torch
 from baselines.stats import wilson_interval
 from baselines.vector_envs import make_battles
 
@@ -70,8 +70,9 @@ def main(config: EvaluateConfig) -> int:
 def differences(trained_in: dict[str, Any], environment: dict[str, Any]) -> str:
     """Return what of an environment's fingerprint is not as it was in training."""
     old, new = trained_in["fingerprint"], environment["fingerprint"]
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return ", ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
+    return ", ".join(
+        f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed_keys(old, new)
+    )
 
 
 def evaluate_run(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:

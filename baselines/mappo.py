@@ -40,7 +40,7 @@ from baselines.plasticity import (
     interventions_of,
 )
 from baselines.rollout import Clock, Collector, Stream, collect, each, iteration_metrics
-from baselines.run import derive_seeds
+from baselines.run import derive_seeds, seed_globals
 from baselines.training import anneal, finish, train_battles
 from baselines.vector_envs import make_battles
 from ppo_plasticity.interventions import Interventions
@@ -105,9 +105,9 @@ def train(config: MappoConfig) -> tuple[list[Path], int | None]:
 
 def make_trainer(config: MappoConfig) -> Trainer:
     """Build networks, optimizer and buffer, and reset the environment; all from the seed."""
-    env = make_battles(config)
     environment_seed, learner_seed = derive_seeds(config.seed)
-    torch.manual_seed(learner_seed)
+    seed_globals(learner_seed)
+    env = make_battles(config)
     interventions = {name: interventions_of(config, name) for name in NETWORKS}
     agent = make_agent(config, env.unwrapped, interventions).to(config.device)
     generator = torch.Generator(config.device)

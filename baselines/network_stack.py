@@ -5,7 +5,7 @@ arithmetic crosses seeds, but cuBLAS and reductions round by how many there are:
 `PLACES`. A processor gains nothing (docs/baselines.md, "Seeds"), and seeds take turns there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from baselines.encoders import EntityAttention
 from baselines.layers import Gru, run_grus
 from baselines.networks import Forward, Network
-from baselines.stacking import ELEMENTWISE, stacked_layer_norm, stacked_linear
+from baselines.stacking import Run, stacked_layer
 
 PLACES = 8  # seeds that run at once; places left over compute what nobody reads
-
-Run = Callable[[Tensor], Tensor]
 
 
 def runs_as_one(network: Network) -> bool:
@@ -122,15 +120,9 @@ def stack_layers(modules: Sequence[nn.Module]) -> Run:
     if isinstance(first, nn.Sequential):
         layers = [stack_layers(layer) for layer in zip(*modules, strict=True)]
         return partial(reduce, lambda inputs, layer: layer(inputs), layers)
-    if type(first) in ELEMENTWISE:
-        return ELEMENTWISE[type(first)] or first
-    if type(first) not in (nn.Linear, nn.LayerNorm) or first.bias is None:
-        return partial(run_in_turn, modules)
     names = [name for name, _ in first.named_parameters()]
     own = {name: stack_tensors([one.get_parameter(name) for one in modules]) for name in names}
-    if type(first) is nn.Linear:
-        return partial(stacked_linear, **own)
-    return partial(stacked_layer_norm, shape=first.normalized_shape, eps=first.eps, **own)
+    return stacked_layer(first, own) or partial(run_in_turn, modules)
 
 
 def run_in_turn(modules: Sequence[nn.Module], inputs: Tensor) -> Tensor:

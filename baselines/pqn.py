@@ -31,7 +31,7 @@ from baselines.rollout import (
     each,
     iteration_metrics,
 )
-from baselines.run import derive_seeds
+from baselines.run import derive_seeds, seed_globals
 from baselines.training import Learners, Metrics, anneal, finish, train_battles
 from baselines.value_agent import (
     LOSSES,
@@ -130,9 +130,9 @@ class Seeds(Learners):
 
 def make_trainer(config: PqnConfig) -> Trainer:
     """Build networks, optimizer and buffer, and reset the environment; all from the seed."""
-    env = make_battles(config)
     environment_seed, learner_seed = derive_seeds(config.seed)
-    torch.manual_seed(learner_seed)
+    seed_globals(learner_seed)
+    env = make_battles(config)
     learned = TeamValues(config, env.unwrapped)
     hooks = change_agent_layers(config, learned.agent)
     learned = learned.to(config.device)

@@ -20,7 +20,7 @@ from baselines.checkpoints import Checkpoint
 from baselines.config import QmixConfig
 from baselines.replay import EpisodeBatch, EpisodeReplay
 from baselines.rollout import Clock, Stream, concatenate, iteration_metrics
-from baselines.run import derive_seeds
+from baselines.run import derive_seeds, seed_globals
 from baselines.training import anneal, finish, train_battles
 from baselines.value_agent import (
     LOSSES,
@@ -88,9 +88,9 @@ def make_trainer(config: QmixConfig, replays: int = 1) -> Trainer:
         config: of one seed.
         replays: how many there will be in this process.
     """
-    env = make_battles(config)
     environment_seed, learner_seed = derive_seeds(config.seed)
-    torch.manual_seed(learner_seed)
+    seed_globals(learner_seed)
+    env = make_battles(config)
     learned = TeamValues(config, env.unwrapped)
     hooks = change_agent_layers(config, learned.agent)
     learned = learned.to(config.device)

@@ -102,11 +102,9 @@ class Run:
         record = read_record(path)
         fingerprint = plain(environment["fingerprint"])
         if fingerprint != record["environment"]["fingerprint"]:
-            old = record["environment"]["fingerprint"]
-            changed = [key for key in {*old, *fingerprint} if old.get(key) != fingerprint.get(key)]
+            changed = changed_keys(record["environment"]["fingerprint"], fingerprint)
             raise UsageError(
-                f"{path}: the environment has changed since ({', '.join(sorted(changed))});"
-                " start a new run"
+                f"{path}: the environment has changed since ({', '.join(changed)}); start a new run"
             )
         lock = lock_folder(path)
         for name in ("checkpoints", "snapshots"):
@@ -367,6 +365,11 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, 1 << 30)
 
 
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return in what two fingerprints of an environment differ, sorted."""
+    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+
+
 def derive_seeds(seed: int | tuple[int, ...]) -> tuple[int, int]:
     """Return the seeds of environment and learner for a run's seed (or for several numbers).
 
@@ -377,11 +380,10 @@ def derive_seeds(seed: int | tuple[int, ...]) -> tuple[int, int]:
     return environment % (2**32 - 2**16), learner
 
 
-def seed_globals(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and PyTorch, from which foreign code may draw."""
-    learner_seed = derive_seeds(seed)[1]
+def seed_globals(learner_seed: int) -> None:
+    """Seed the global generators of Python, NumPy and PyTorch: weights, and foreign code."""
     random.seed(learner_seed)
-    np.random.seed(learner_seed % 2**32)  # noqa: NPY002
+    np.random.seed(learner_seed)  # noqa: NPY002
     torch.manual_seed(learner_seed)
 
 

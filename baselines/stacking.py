@@ -127,16 +127,12 @@ class Stack:
 
     def _runner(self, layer: nn.Module, name: str) -> "Run":
         """Return what runs one layer of all seeds at once, or of one after the other."""
-        if type(layer) in ELEMENTWISE:
-            return ELEMENTWISE[type(layer)] or layer
         if isinstance(layer, nn.Flatten):
             return partial(torch.flatten, start_dim=2)
         leaves = layer.named_parameters(remove_duplicate=False)
         own = {leaf: self.parameters[f"{name}.{leaf}"] for leaf, _ in leaves}
-        if type(layer) is nn.Linear:
-            return partial(stacked_linear, **own)
-        if type(layer) is nn.LayerNorm and layer.elementwise_affine:
-            return partial(stacked_layer_norm, shape=layer.normalized_shape, eps=layer.eps, **own)
+        if known := stacked_layer(layer, own):
+            return known
         if hasattr(layer, "stacked"):
             return partial(layer.stacked, **own)
         modules = [agent.get_submodule(name) for agent in self.agents]
@@ -153,6 +149,23 @@ ELEMENTWISE: dict[type[nn.Module], Run | None] = {
     nn.Identity: None,
     ScalePixels: None,
 }
+
+
+def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> Run | None:
+    """Return what runs a layer of all seeds at once; None where that is not known.
+
+    Args:
+        layer: of one seed.
+        parameters: of all of them by its names, (seeds, *shape).
+    """
+    if type(layer) in ELEMENTWISE:
+        return ELEMENTWISE[type(layer)] or layer
+    if type(layer) not in (nn.Linear, nn.LayerNorm) or layer.bias is None:
+        return None
+    if type(layer) is nn.Linear:
+        return partial(stacked_linear, **parameters)
+    shape, eps = layer.normalized_shape, layer.eps
+    return partial(stacked_layer_norm, shape=shape, eps=eps, **parameters)
 
 
 def _prepared(run: Run) -> Run:

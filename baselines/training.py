@@ -21,7 +21,6 @@ from baselines.run import (
     exit_status,
     prepare_torch,
     random_states,
-    seed_globals,
     set_random_states,
 )
 
@@ -83,7 +82,6 @@ class Learners:
         self.learners: list[Learner] = []
         self._states: list[dict[str, Any]] = []
         for index in range(config.seeds):
-            seed_globals(config.seed + index)
             self.learners.append(make(alone(config, index)))
             self._states.append(random_states())
 
@@ -191,7 +189,7 @@ def prepare(config: Any) -> Any:
 
 def train_group(command: str, config: Any, group: Group, runs: RunGroup) -> int | None:
     """Train a group whose first state is saved; return the signal that stopped it, if any."""
-    progress = Progress(config.total_steps * config.seeds, sum(map(int, group.global_steps)))
+    progress = Progress(config.total_steps * config.seeds, steps_done(group))
     try:
         with StopRequest() as stop:
             loop(group, runs, progress, stop)
@@ -209,12 +207,12 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
     progress.say(f"run folder {runs.path}")
     if not any(group.iterations) and group.snapshot_due:
         runs.snapshot(group.save_state())
-    saved = True
+    saved, done = True, steps_done(group)
     while not group.finished and stop.signal is None:
-        before, began = sum(map(int, group.global_steps)), time.perf_counter()
+        before, began = done, time.perf_counter()
         metrics, saved = group.iterate(), False
         runs.log(group.global_steps, metrics)
-        done = sum(map(int, group.global_steps))
+        done = steps_done(group)
         speed = {"charts/SPS": (done - before) / (time.perf_counter() - began)}
         progress.update(done, over_seeds(metrics) | speed)
         refuse(group, runs, broken_losses(metrics))
@@ -226,6 +224,11 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
     if not saved:
         save(group, runs)
     runs.wait()  # a second SIGTERM must not end the process meanwhile
+
+
+def steps_done(group: Group) -> int:
+    """Return the environment steps of all seeds together."""
+    return sum(map(int, group.global_steps))
 
 
 def save(group: Group, runs: RunGroup) -> None:

@@ -79,12 +79,7 @@ def speed(options: argparse.Namespace) -> None:
             arguments = (name, env, options.threads, options.seconds)
             with concurrent.futures.ProcessPoolExecutor(1) as pool:
                 found.setdefault(name, {})[env] = row = pool.submit(measure, *arguments).result()
-            shares = "  ".join(f"{part} {row['shares'][part]:.0%}" for part in PARTS)
-            print(
-                f"{name:<28}{env:<24}{row['median']:>8,.0f} steps/s"
-                f" [{row['min']:,.0f}, {row['max']:,.0f}]  {shares}",
-                flush=True,
-            )
+            print(f"{name:<28}{env:<24}{summary_line(row)}", flush=True)
     write(path, found)
 
 
@@ -113,14 +108,24 @@ def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]
                 spent[part] += metrics[f"time/{part}_seconds"]
                 lasted += metrics[f"time/{part}_seconds"]
         rates.append((trainer.global_step - before) / lasted)
+    return {"load_before": load, **summary(rates, spent)}
+
+
+def summary(rates: list[float], spent: dict[str, float]) -> dict[str, Any]:
+    """Return median and range of steps/s, and each part's share of the seconds spent."""
     total = sum(spent.values())
     return {
-        "load_before": load,
         "median": statistics.median(rates),
         "min": min(rates),
         "max": max(rates),
-        "shares": {part: spent[part] / total for part in PARTS},
+        "shares": {part: seconds / total for part, seconds in spent.items()},
     }
+
+
+def summary_line(row: dict[str, Any]) -> str:
+    """Return what `summary` returned as text."""
+    shares = "  ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
+    return f"{row['median']:>8,.0f} steps/s [{row['min']:,.0f}, {row['max']:,.0f}]  {shares}"
 
 
 # --- Training ------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ docs/baselines.md shows the numbers; they are stored beside those of the other d
 
 import argparse
 import json
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from battle_learners import PARTS, summary, summary_line, write
 from ppo_speed import machine
 
 from baselines import network_stack, pqn
@@ -45,10 +45,8 @@ def main() -> None:
             for name in ("as one", "in turn"):
                 row = measure(options, encoder, seeds, as_one=name == "as one")
                 found[kind].setdefault(encoder, {}).setdefault(str(seeds), {})[name] = row
-                speed = f"{row['median']:>8,.0f} steps/s [{row['min']:,.0f}, {row['max']:,.0f}]"
-                shares = "  ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
-                print(f"{kind} {encoder} {seeds} {name:<8}{speed}  {shares}", flush=True)
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
+                print(f"{kind} {encoder} {seeds} {name:<8}{summary_line(row)}", flush=True)
+            write(options.out, found)
 
 
 def measure(
@@ -69,7 +67,7 @@ def measure(
     group = pqn.Seeds(pqn.make_trainer, prepare(config))
     for _ in range(WARM):
         group.iterate()
-    rates, spent = [], dict.fromkeys(("env", "inference", "learn"), 0.0)
+    rates, spent = [], dict.fromkeys(PARTS, 0.0)
     for _ in range(ROUNDS):
         before, began = sum(group.global_steps), time.perf_counter()
         metrics = group.iterate()
@@ -77,13 +75,7 @@ def measure(
         for part in spent:  # a group as one shares its time: shares are the same
             spent[part] += sum(row[f"time/{part}_seconds"] for row in metrics)
     group.close()
-    total = sum(spent.values())
-    return {
-        "median": statistics.median(rates),
-        "min": min(rates),
-        "max": max(rates),
-        "shares": {part: seconds / total for part, seconds in spent.items()},
-    }
+    return summary(rates, spent)
 
 
 if __name__ == "__main__":

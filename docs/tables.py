@@ -229,6 +229,11 @@ def battle_plasticity_table() -> str:
     return table(("", "network", "feature rank", "dead units", "feature norm"), rows)
 
 
+def speed_cell(row: dict[str, float]) -> str:
+    """Return the median of measured speeds, the least and the most."""
+    return f"{row['median']:,.0f} [{row['min']:,.0f}, {row['max']:,.0f}]"
+
+
 def battle_speed_table() -> str:
     """Return steps/s of each learner, and where the time goes."""
     path = ROOT / "benchmarks" / "results" / "battle_speed.json"
@@ -238,8 +243,7 @@ def battle_speed_table() -> str:
             continue
         for env, row in found.items():
             shares = [f"{row['shares'][part]:.0%}" for part in ("env", "inference", "learn")]
-            rate = f"{row['median']:,.0f} [{row['min']:,.0f}, {row['max']:,.0f}]"
-            rows.append((name, f"`{env.removeprefix('smacv2/')}`", rate, *shares))
+            rows.append((name, f"`{env.removeprefix('smacv2/')}`", speed_cell(row), *shares))
     return table(("", "scenario", "steps/s", "env", "inference", "update"), rows)
 
 
@@ -252,18 +256,9 @@ def seeds_at_once_table() -> str:
         for encoder in ("mlp", "attention"):
             for seeds, groups in encoders.get(encoder, {}).items():
                 one, turn = groups["as one"], groups["in turn"]
-                rates = [
-                    f"{g['median']:,.0f} [{g['min']:,.0f}, {g['max']:,.0f}]" for g in (one, turn)
-                ]
-                rows.append(
-                    (
-                        places[device],
-                        encoder,
-                        seeds,
-                        *rates,
-                        f"{one['median'] / turn['median']:.1f}",
-                    )
-                )
+                ratio = f"{one['median'] / turn['median']:.1f}"
+                cells = (speed_cell(one), speed_cell(turn), ratio)
+                rows.append((places[device], encoder, seeds, *cells))
     return table(("", "encoder", "seeds", "as one", "one after the other", "ratio"), rows)
 
 

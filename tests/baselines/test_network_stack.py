@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_plasticity_flags import same, timeless
 from toy import TOY
 
-from baselines import network_stack, pqn
+from baselines import network_stack, pqn, stacking
 from baselines.config import PqnConfig
 from baselines.network_stack import PLACES, NetworkStack, runs_as_one
 from baselines.networks import Network
@@ -22,7 +22,7 @@ STEPS, BATCH = 7, 5
 
 
 def network(seed, encoder="mlp", recurrent=True, hidden_size=12):
-    """Return a network whose weights depend on nothing but the seed, and its input size."""
+    """Return a network whose weights depend on nothing but the seed."""
     torch.manual_seed(seed)
     if encoder == "attention":
         kind = "gru" if recurrent else "mlp"
@@ -119,7 +119,7 @@ def test_products_are_always_of_as_many_matrices(seeds, monkeypatch):
         counts.add((len(inputs), len(weight), len(bias)))
         return stacked_linear(inputs, weight, bias)
 
-    monkeypatch.setattr(network_stack, "stacked_linear", counting)
+    monkeypatch.setattr(stacking, "stacked_linear", counting)
     networks = [network(seed) for seed in range(seeds)]
     made, drawn = NetworkStack(networks), draw(networks, range(seeds))
     outputs, _ = made.sequence(*drawn[:3])
