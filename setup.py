@@ -60,7 +60,7 @@ setup(
     package_dir={"smacv2.maps": "maps"},
     package_data={
         "": ["py.typed"],
-        "baselines": ["data/*.json"],
+        "baselines.results": ["data/*.json"],
         "smacv2.maps": ["*.toml", "*/*.toml"],
     },
     install_requires=[

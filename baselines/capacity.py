@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from baselines.checkpoints import write_json
 from baselines.config import CapacityConfig, PpoConfig, recorded_config
 from baselines.errors import UsageError
+from baselines.learners.ppo_trainer import network_weights
 from baselines.plasticity import NETWORKS, interventions_of
-from baselines.ppo_evaluate import ENVS_AT_MOST, Policy, load_policy
-from baselines.ppo_trainer import network_weights
-from baselines.records import read_record, run_folders
-from baselines.run import prepare_torch
+from baselines.ppo_evaluation import ENVS_AT_MOST, Policy, load_policy
+from baselines.runs.checkpoints import write_json
+from baselines.runs.folder import prepare_torch
+from baselines.runs.records import read_record, run_folders
 from ppo_plasticity.capacity import CapacityProbe, Fit, ProbeResult, squared_error
 
 # envs and steps of each from which states are collected, and epochs of the fit

@@ -30,22 +30,34 @@ from baselines.config import (
 )
 from baselines.errors import TrainingError, UsageError, expected
 from baselines.profiles import LEARNERS, profile_defaults
-from baselines.records import read_record, run_folders
+from baselines.runs.records import read_record, run_folders
 
 # name: (summary, config, module and function that take it and return the exit status)
 COMMANDS: dict[str, tuple[str, type, str]] = {
     "quickstart": ("train and evaluate in five minutes", QuickstartConfig, "quickstart:main"),
-    "mappo": ("train MAPPO or IPPO", MappoConfig, "mappo:main"),
-    "qmix": ("train QMIX, VDN or IQL", QmixConfig, "qmix:main"),
-    "pqn": ("train PQN or PQN-VDN, without replay", PqnConfig, "pqn:main"),
-    "ppo": ("train PPO on Atari, MuJoCo or any Gymnasium environment", PpoConfig, "ppo:main"),
-    "plot": ("learning curves of runs, by steps and by wall-clock", PlotConfig, "plot:main"),
-    "plasticity": ("figures and early warnings of runs", PlasticityReportConfig, "report:main"),
+    "mappo": ("train MAPPO or IPPO", MappoConfig, "learners.mappo:main"),
+    "qmix": ("train QMIX, VDN or IQL", QmixConfig, "learners.qmix:main"),
+    "pqn": ("train PQN or PQN-VDN, without replay", PqnConfig, "learners.pqn:main"),
+    "ppo": (
+        "train PPO on Atari, MuJoCo or any Gymnasium environment",
+        PpoConfig,
+        "learners.ppo:main",
+    ),
+    "plot": (
+        "learning curves of runs, by steps and by wall-clock",
+        PlotConfig,
+        "results.plot:main",
+    ),
+    "plasticity": (
+        "figures and early warnings of runs",
+        PlasticityReportConfig,
+        "results.report:main",
+    ),
     "capacity": ("capacity loss over a run's snapshots", CapacityConfig, "capacity:main"),
     "evaluate": (
         "win rate or return of a run on held-out battles or episodes",
         EvaluateConfig,
-        "evaluate:main",
+        "evaluation:main",
     ),
 }
 # What may differ from the record when a run is resumed: nothing that changes its course.

@@ -1,8 +1,9 @@
 """`baselines quickstart`: from nothing to a measured policy in about five minutes."""
 
-from baselines import evaluate, mappo
+from baselines import evaluation
 from baselines.config import EvaluateConfig, MappoConfig, QuickstartConfig
-from baselines.run import exit_status
+from baselines.learners import mappo
+from baselines.runs.folder import exit_status
 
 
 def main(config: QuickstartConfig) -> int:
@@ -17,8 +18,8 @@ def main(config: QuickstartConfig) -> int:
     )
     if stopped is not None:
         return exit_status(stopped)
-    result, stored = evaluate.evaluate_run(EvaluateConfig(str(path), episodes=config.episodes))
-    print(evaluate.summary(result))
+    result, stored = evaluation.evaluate_run(EvaluateConfig(str(path), episodes=config.episodes))
+    print(evaluation.summary(result))
     print(f"run folder  {path}\nevaluation  {stored}\n\nnext:")
     for command, purpose in (
         (f"tensorboard --logdir {config.runs_dir}", "see the curves"),

@@ -89,13 +89,13 @@ def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does
     from baselines.cli import COMMANDS, parse
     from baselines.profiles import profile_defaults
-    from baselines.run import prepare_torch
+    from baselines.runs.folder import prepare_torch
 
     command, flags, _ = LEARNERS[name]
     arguments = [*flags, "--env", env, "--num-threads", str(threads)]
     config = parse(command, COMMANDS[command][1], arguments, profile_defaults(command, arguments))
     prepare_torch(threads, config.device)
-    trainer = importlib.import_module(f"baselines.{command}").make_trainer(config)
+    trainer = importlib.import_module(f"baselines.learners.{command}").make_trainer(config)
     warm = getattr(config, "batch_episodes", 0)  # QMIX learns once it has a batch
     while trainer.iteration < 3 or getattr(trainer, "episodes", warm) < 2 * warm:
         trainer.iterate()

@@ -208,10 +208,10 @@ def plain_iterations(variant: Variant) -> Callable[[], dict[str, float]]:
 
 def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
     """Return what runs one iteration of `baselines ppo` and writes its logs."""
-    from baselines import ppo
+    from baselines.learners import ppo
     from baselines.profiles import profile_defaults
-    from baselines.run import RunGroup, prepare_torch
-    from baselines.training import broken_losses, refuse
+    from baselines.runs.folder import RunGroup, prepare_torch
+    from baselines.runs.loop import broken_losses, refuse
 
     config = dataclasses.replace(
         profile_defaults("ppo", ["--env", variant.env, "--profile", variant.profile]),

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines import qmix
 from baselines.config import QmixConfig
-from baselines.run import Run, describe_environment, prepare_torch
+from baselines.learners import qmix
+from baselines.runs.folder import Run, describe_environment, prepare_torch
 
 
 def main() -> None:

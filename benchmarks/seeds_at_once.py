@@ -17,9 +17,10 @@ import torch
 from battle_learners import PARTS, summary, summary_line, write
 from ppo_speed import machine
 
-from baselines import network_stack, pqn
 from baselines.config import PqnConfig
-from baselines.training import prepare
+from baselines.learners import pqn
+from baselines.networks import network_stack
+from baselines.runs.loop import prepare
 
 RESULTS = Path(__file__).parent / "results" / "seeds_at_once.json"
 ENV = "smacv2/terran_5_vs_5"

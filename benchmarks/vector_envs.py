@@ -23,8 +23,8 @@ import numpy as np
 from ppo_speed import machine, spread, use_cores
 
 from baselines.config import PpoConfig
+from baselines.experience.episodes import VectorEnv, choose_source, make_vector_env
 from baselines.profiles import ATARI, kind_of, profile_defaults
-from baselines.vector_envs import VectorEnv, choose_source, make_vector_env
 
 RESULTS = Path(__file__).parent / "results" / "vector_envs.json"
 PACKAGES = ("numpy", "gymnasium", "mujoco", "ale-py", "envpool", "smacv2-suite")

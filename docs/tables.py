@@ -27,7 +27,7 @@ from baselines.config import (
     ValueConfig,
 )
 from baselines.profiles import ATARI, BATTLE_PROFILES, CONTINUOUS, LEARNERS, OTHER, PROFILES
-from baselines.published import published
+from baselines.results.published import published
 from smacv2.layout import Layout
 from smacv2.options import RULES, Options
 from smacv2.rules_modes import DEFECTS

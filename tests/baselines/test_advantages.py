@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from baselines.advantages import gae, lambda_returns
+from baselines.experience.advantages import gae, lambda_returns
 
 
 def row(*numbers):

@@ -4,10 +4,11 @@ import dataclasses
 
 import torch
 
-from baselines import checkpoints, mappo
 from baselines.cli import main
 from baselines.config import EvaluateConfig, MappoConfig
-from baselines.evaluate import evaluate_run
+from baselines.evaluation import evaluate_run
+from baselines.learners import mappo
+from baselines.runs import checkpoints
 
 
 def test_a_run_on_battles_resumes_bit_for_bit_and_can_be_evaluated(tmp_path):

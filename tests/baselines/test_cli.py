@@ -10,7 +10,7 @@ from toy import TOY
 from baselines import cli
 from baselines.cli import COMMANDS, main
 from baselines.errors import UsageError
-from baselines.vector_envs import make_env
+from baselines.experience.episodes import make_env
 
 
 def said_by(capsys, *arguments):

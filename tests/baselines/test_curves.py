@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from written_runs import battle_rows, write_run
 
-from baselines import stats
-from baselines.curves import (
+from baselines.errors import UsageError
+from baselines.results import stats
+from baselines.results.curves import (
     WIN_RATE,
     bin_width,
     final_value,
@@ -20,7 +21,6 @@ from baselines.curves import (
     read_metric,
     score_matrices,
 )
-from baselines.errors import UsageError
 
 
 @pytest.fixture

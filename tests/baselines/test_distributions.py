@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import distributions
 from torch.distributions import AffineTransform, Independent, TanhTransform, TransformedDistribution
 
-from baselines.distributions import (
+from baselines.networks.distributions import (
     MIN_STD,
     AtanhNormal,
     Categorical,

@@ -3,14 +3,14 @@
 import pytest
 from battle3v2 import BATTLE
 from matrix_game import MATRIX_GAME
-from runs import module_of
+from small_runs import module_of
 
 import smacv2
 from baselines.cli import COMMANDS, parse
 from baselines.config import EvaluateConfig
-from baselines.evaluate import play
+from baselines.evaluation import play
+from baselines.experience.episodes import make_battles
 from baselines.profiles import profile_defaults
-from baselines.vector_envs import make_battles
 
 QUICK_QMIX = (
     *("qmix", "--num-envs", "32", "--batch-episodes", "32", "--td-lambda", "0.8"),

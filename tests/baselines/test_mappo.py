@@ -7,12 +7,12 @@ import pytest
 import torch
 from toy import TOY
 
-from baselines import mappo
 from baselines.config import MappoConfig
-from baselines.minibatches import select
-from baselines.networks import Agent, gumbel_noise, masked_log_probs
-from baselines.normalise import ValueNorm
-from baselines.rollout import Clock, Collector, collect, each
+from baselines.experience.collect import Clock, Collector, collect, each
+from baselines.experience.minibatches import select
+from baselines.learners import mappo
+from baselines.networks.network import Agent, gumbel_noise, masked_log_probs
+from baselines.networks.normalise import ValueNorm
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
 CRITICS = pytest.mark.parametrize("critic_input", ["state", "obs"])

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from test_plasticity_flags import same, timeless
 from toy import TOY
 
-from baselines import network_stack, pqn, stacking
 from baselines.config import PqnConfig
-from baselines.network_stack import PLACES, NetworkStack, runs_as_one
-from baselines.networks import Network
-from baselines.stacking import stacked_linear
+from baselines.learners import pqn
+from baselines.learners.ppo_stack import stacked_linear
+from baselines.networks import network_stack
+from baselines.networks.network import Network
+from baselines.networks.network_stack import PLACES, NetworkStack, runs_as_one
 from ppo_plasticity.interventions.structure import InjectedHead
 
 ENCODERS = pytest.mark.parametrize("encoder", ["mlp", "plain", "attention"])
@@ -119,7 +120,7 @@ def test_products_are_always_of_as_many_matrices(seeds, monkeypatch):
         counts.add((len(inputs), len(weight), len(bias)))
         return stacked_linear(inputs, weight, bias)
 
-    monkeypatch.setattr(stacking, "stacked_linear", counting)
+    monkeypatch.setattr(ppo_stack, "stacked_linear", counting)
     networks = [network(seed) for seed in range(seeds)]
     made, drawn = NetworkStack(networks), draw(networks, range(seeds))
     outputs, _ = made.sequence(*drawn[:3])

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from toy import TOY
 
-from baselines import mappo, ppo
 from baselines.cli import main
 from baselines.config import MappoConfig, PpoConfig
-from baselines.ppo_instruments import after_batch
-from baselines.ppo_rollout import collect, make_batch, select
-from baselines.ppo_trainer import make_trainer
-from baselines.rollout import Clock
+from baselines.experience.collect import Clock
+from baselines.learners import mappo, ppo
+from baselines.learners.ppo_instruments import after_batch
+from baselines.learners.ppo_rollout import collect, make_batch, select
+from baselines.learners.ppo_trainer import make_trainer
 from ppo_plasticity.interventions import INTERVENTIONS
 
 PFO = ppo.LOSSES.index("losses/pfo")

@@ -9,7 +9,7 @@ import pytest
 from written_runs import battle_rows, write_run
 
 from baselines.cli import main
-from baselines.curves import WIN_RATE
+from baselines.results.curves import WIN_RATE
 
 ZERG = "smacv2/zerg_5_vs_5-v0"
 

@@ -13,15 +13,22 @@ import torch
 from pixels import CATCH
 from torch import nn
 
-from baselines import checkpoints, ppo
 from baselines.cli import main
 from baselines.config import PpoConfig
-from baselines.distributions import Categorical
 from baselines.errors import TrainingError
-from baselines.ppo_rollout import Minibatch, collect, estimate_advantages, make_batch, select
-from baselines.ppo_trainer import Rollout, env_seeds, make_trainer
+from baselines.experience.collect import Clock
+from baselines.learners import ppo
+from baselines.learners.ppo_rollout import (
+    Minibatch,
+    collect,
+    estimate_advantages,
+    make_batch,
+    select,
+)
+from baselines.learners.ppo_trainer import Rollout, env_seeds, make_trainer
+from baselines.networks.distributions import Categorical
 from baselines.profiles import profile_defaults
-from baselines.rollout import Clock
+from baselines.runs import checkpoints
 
 
 def small(**changes):

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
-from baselines import checkpoints, ppo
 from baselines.cli import main, resumed_config
 from baselines.config import PpoConfig
-from baselines.evaluate import find
+from baselines.evaluation import find
+from baselines.learners import ppo
+from baselines.runs import checkpoints
 
 
 def config(folder, **changes):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from toy import TOY
 
-from baselines import pqn
 from baselines.config import PqnConfig
-from baselines.rollout import Clock, Collector, collect, each
-from baselines.value_agent import exploration
+from baselines.experience.collect import Clock, Collector, collect, each
+from baselines.learners import pqn
+from baselines.learners.value_based import exploration
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
 MIXERS = pytest.mark.parametrize("mixer", ["sum", "none", "monotonic"])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from baselines.config import PpoConfig
-from baselines.normalise import RunningMoments
-from baselines.preprocess import RANDOM_STEPS, Preprocessor
-from baselines.vector_envs import make_vector_env
+from baselines.experience.episodes import make_vector_env
+from baselines.experience.preprocess import RANDOM_STEPS, Preprocessor
+from baselines.networks.normalise import RunningMoments
 
 CARTPOLE = PpoConfig(env="CartPole-v1", source="gymnasium")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from baselines.errors import UsageError
-from baselines.published import NAMES, is_published, published
+from baselines.results.published import NAMES, is_published, published
 from smacv2.scenario import scenario_names
 
 SCENARIOS = [

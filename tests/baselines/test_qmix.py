@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from runs import config, train, trainer_of
+from small_runs import config, train, trainer_of
 
-from baselines import mappo, qmix
 from baselines.cli import COMMANDS, main, parse
 from baselines.config import QmixConfig
 from baselines.errors import UsageError
+from baselines.experience.collect import Clock
+from baselines.experience.episodes import make_battles
+from baselines.learners import mappo, qmix
+from baselines.learners.value_based import ValueAgent
 from baselines.profiles import profile_defaults
-from baselines.rollout import Clock
-from baselines.value_agent import ValueAgent
-from baselines.vector_envs import make_battles
 
 MIXERS = pytest.mark.parametrize("mixer", ["monotonic", "sum", "none"])
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])

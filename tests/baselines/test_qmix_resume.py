@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from runs import (
+from small_runs import (
     assert_same_run,
     assert_same_state,
     config,
@@ -23,8 +23,8 @@ from runs import (
     wait_for_checkpoint,
 )
 
-from baselines import checkpoints
-from baselines.run import Run, describe_environment
+from baselines.runs import checkpoints
+from baselines.runs.folder import Run, describe_environment
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from runs import assert_same_state, trainer_of
+from small_runs import assert_same_state, trainer_of
 
-from baselines import qmix
 from baselines.cli import main
 from baselines.errors import UsageError
-from baselines.replay import EpisodeReplay
-from baselines.rollout import Clock
+from baselines.experience.collect import Clock
+from baselines.experience.replay import EpisodeReplay
+from baselines.learners import qmix
 
 
 class Recorder(gymnasium.vector.VectorWrapper):

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baselines import early_warnings, figures, report, series
 from baselines.cli import main
-from baselines.early_warnings import find_warnings, first_lasting, running_median
-from baselines.series import Series, kendall_tau, read_run, smooth, spearman_rho
+from baselines.results import early_warnings, figures, report, series
+from baselines.results.early_warnings import find_warnings, first_lasting, running_median
+from baselines.results.series import Series, kendall_tau, read_run, smooth, spearman_rho
 
 TOTAL = 100_000
 MEASURED = {

@@ -5,13 +5,14 @@ import os
 
 import pytest
 import torch
-from runs import assert_same_run, config, cut, resume, train
+from small_runs import assert_same_run, config, cut, resume, train
 
-from baselines import checkpoints, mappo
 from baselines.cli import resumed_config
 from baselines.config import MappoConfig
 from baselines.errors import UsageError
-from baselines.run import drop_metrics_after, lock_folder
+from baselines.learners import mappo
+from baselines.runs import checkpoints
+from baselines.runs.folder import drop_metrics_after, lock_folder
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from baselines import stats
-from baselines.stats import (
+from baselines.results import stats
+from baselines.results.stats import (
     area_under_curve,
     iqm,
     performance_profile,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import (
+from small_runs import (
     SMALL,
     STEPS,
     assert_same_run,
@@ -26,11 +26,11 @@ from runs import (
     wait_for_metrics,
 )
 
-from baselines import checkpoints, training
 from baselines.cli import main
 from baselines.errors import TrainingError
-from baselines.run import RunGroup, describe_environment
-from baselines.training import EXPLODED, Learners, over_seeds
+from baselines.runs import checkpoints, loop
+from baselines.runs.folder import RunGroup, describe_environment
+from baselines.runs.loop import EXPLODED, Learners, over_seeds
 
 LEARNERS = sorted(SMALL)
 
@@ -221,10 +221,10 @@ def test_seeds_beside_a_broken_one_are_saved_and_can_go_on(tmp_path):
     made = config("qmix", tmp_path, seed=4, seeds=2)
     group = Learners(module_of("qmix").make_trainer, made)
     runs = RunGroup.start("qmix", made, describe_environment(group.learners[0].env))
-    training.save(group, runs)
+    loop.save(group, runs)
     group.iterate()
     with pytest.raises(TrainingError, match=r"^seed 4: losses/td_loss is nan in iteration 1"):
-        training.refuse(group, runs, {0: "losses/td_loss is nan"})
+        loop.refuse(group, runs, {0: "losses/td_loss is nan"})
     runs.close()
     broken, healthy = (checkpoints.step_folders(path / "checkpoints") for path in runs.paths)
     assert checkpoints.load(broken[-1]).trainer["iteration"] == 0
@@ -235,12 +235,12 @@ def test_weights_that_are_no_numbers_are_not_saved(command, tmp_path):
     made = config(command, tmp_path)
     group = Learners(module_of(command).make_trainer, made)
     runs = RunGroup.start(command, made, describe_environment(group.learners[0].env))
-    training.save(group, runs)
+    loop.save(group, runs)
     state = group.save_state()[0].weights
     name = next(name for name, value in state.items() if value.is_floating_point())
     state[name].view(-1)[0] = torch.nan
     with pytest.raises(TrainingError, match=rf"seed 1: weight {name} is not finite in iteration 0"):
-        training.save(group, runs)
+        loop.save(group, runs)
     runs.close()
     good = last_checkpoint(runs.path)
     assert all(weight.isfinite().all() for weight in good.weights.values())

@@ -8,9 +8,9 @@ import torch
 from test_plasticity_flags import EACH, METRICS, SOON, copied, same, timeless
 from toy import TOY
 
-from baselines import pqn, qmix
 from baselines.cli import main
 from baselines.config import PqnConfig, QmixConfig
+from baselines.learners import pqn, qmix
 
 LEARNERS = pytest.mark.parametrize("learner", ["qmix", "pqn"])
 DOCUMENTED = {

@@ -8,7 +8,7 @@ import pytest
 
 from baselines.cli import main
 from baselines.config import PpoConfig
-from baselines.vector_envs import choose_source, make_vector_env
+from baselines.experience.episodes import choose_source, make_vector_env
 
 ENVS = {
     "CartPole-v1": ("CartPole-v1", "gymnasium", "gymnasium"),

@@ -1,0 +1,1 @@
+"""One algorithm per file, each read from top to bottom."""

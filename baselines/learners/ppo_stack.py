@@ -1,0 +1,302 @@
+"""Several networks of one shape, one for each seed, trained as one.
+
+The parameters of all seeds lie in stacked tensors (seeds, *shape), so that a layer of all seeds is
+one batched matrix product. No arithmetic crosses seeds: each gets what it would get alone, bit for
+bit (where MKL multiplies, with the setting of baselines/__init__.py). Every seed also keeps an
+ordinary module whose parameters are views of the stacked ones; probes, interventions, evaluation
+and checkpoints use that.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from baselines.networks.network import ScalePixels
+
+# Views of stacked tensors are not dense; gradients are added into them in place all the same.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
+
+LANES = 64  # float32 of four AVX-512 registers
+
+
+class Block:
+    """Parameters of all seeds that one optimizer steps and one norm bounds.
+
+    Args:
+        modules: each seed's parameters, by name.
+
+    Attributes:
+        flat: (seeds, numbers) all values, with their gradients in `flat.grad`; for the optimizer.
+            Rows are padded with zeros to whole vector registers, since vectorised kernels round
+            what is left over at the end in another way.
+        parameters: by name, (seeds, *shape) leaves that share the memory of `flat`.
+    """
+
+    def __init__(self, modules: Sequence[Mapping[str, nn.Parameter]]) -> None:
+        shapes = {name: parameter.shape for name, parameter in modules[0].items()}
+        rows = [torch.cat([p.detach().flatten() for p in module.values()]) for module in modules]
+        padding = -rows[0].numel() % LANES
+        self.flat = functional.pad(torch.stack(rows), (0, padding)).requires_grad_()
+        self.flat.grad = torch.zeros_like(self.flat)
+        self.parameters: dict[str, Tensor] = {}
+        start = 0
+        for name, shape in shapes.items():
+            span = slice(start, start + shape.numel())
+            leaf = self.flat.detach()[:, span].unflatten(1, shape or (1,)).requires_grad_()
+            leaf.grad = self.flat.grad[:, span].unflatten(1, shape or (1,))
+            self.parameters[name] = leaf
+            for seed, module in enumerate(modules):
+                module[name].data = leaf.detach()[seed]
+                module[name].grad = leaf.grad[seed]
+            start = span.stop
+
+    def views(self, flat: Tensor, seed: int) -> dict[str, Tensor]:
+        """Return one seed's parameters' shares of a tensor shaped like `flat`."""
+        sizes = [leaf[0].numel() for leaf in self.parameters.values()]
+        parts = flat[seed, : sum(sizes)].split(sizes)
+        leaves = self.parameters.items()
+        return {name: part.view(p.shape[1:]) for part, (name, p) in zip(parts, leaves, strict=True)}
+
+
+class Stack:
+    """The agents of several seeds.
+
+    Args:
+        agents: one module a seed, equal but for their values.
+        blocks: name of each block to a test of parameter names; every parameter belongs to one.
+    """
+
+    def __init__(
+        self, agents: Sequence[nn.Module], blocks: Mapping[str, Callable[[str], bool]]
+    ) -> None:
+        self.agents = list(agents)
+        named = [dict(agent.named_parameters()) for agent in agents]
+        self.blocks = {
+            block: Block([{name: p for name, p in one.items() if belongs(name)} for one in named])
+            for block, belongs in blocks.items()
+        }
+        self.parameters: dict[str, Tensor] = {}
+        for block in self.blocks.values():
+            self.parameters |= block.parameters
+        # A shared trunk is named once; its second name leads to the same stacked tensors.
+        first = {id(p): name for name, p in named[0].items()}
+        for name, p in agents[0].named_parameters(remove_duplicate=False):
+            self.parameters[name] = self.parameters[first[id(p)]]
+        networks = [name for name, _ in agents[0].named_children()]
+        self._plans = {network: self._plan(network) for network in networks}
+
+    def forward(self, network: str, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the sequential `network` of every seed on its inputs.
+
+        Args:
+            network: attribute of the agents.
+            inputs: (seeds, rows, ...).
+
+        Returns:
+            Outputs (seeds, rows, outputs), and the outputs of all linear and convolutional layers
+            but the last, in order: the pre-activations.
+        """
+        preactivations = []
+        for run, is_weighted in self._plans[network]:
+            inputs = run(inputs)
+            if is_weighted:
+                preactivations.append(inputs)
+        return inputs, preactivations[:-1]
+
+    def frozen(self, network: str) -> "Run":
+        """Return what runs a network's inputs to outputs; quicker, and good until weights change.
+
+        It looks at the stacked weights, so it is right after a change too, but it has no gradient.
+        """
+        runs = [_prepared(run) for run, _ in self._plans[network]]
+        return partial(functools.reduce, lambda inputs, run: run(inputs), runs)
+
+    def _plan(self, network: str) -> list[tuple["Run", bool]]:
+        """Return what runs each layer of a network, and whether its output is a pre-activation."""
+        layers = getattr(self.agents[0], network)
+        return [
+            (self._runner(layer, f"{network}.{index}"), isinstance(layer, nn.Linear | nn.Conv2d))
+            for index, layer in enumerate(layers)
+        ]
+
+    def _runner(self, layer: nn.Module, name: str) -> "Run":
+        """Return what runs one layer of all seeds at once, or of one after the other."""
+        if isinstance(layer, nn.Flatten):
+            return partial(torch.flatten, start_dim=2)
+        leaves = layer.named_parameters(remove_duplicate=False)
+        own = {leaf: self.parameters[f"{name}.{leaf}"] for leaf, _ in leaves}
+        if known := stacked_layer(layer, own):
+            return known
+        if hasattr(layer, "stacked"):
+            return partial(layer.stacked, **own)
+        modules = [agent.get_submodule(name) for agent in self.agents]
+        return partial(one_by_one, modules=modules, parameters=own)
+
+
+Run = Callable[[Tensor], Tensor]
+# None: the module itself, which has settings.
+ELEMENTWISE: dict[type[nn.Module], Run | None] = {
+    nn.Tanh: torch.tanh,
+    nn.ReLU: torch.relu,
+    nn.GELU: None,
+    nn.LeakyReLU: None,
+    nn.Identity: None,
+    ScalePixels: None,
+}
+
+
+def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> Run | None:
+    """Return what runs a layer of all seeds at once; None where that is not known.
+
+    Args:
+        layer: of one seed.
+        parameters: of all of them by its names, (seeds, *shape).
+    """
+    if type(layer) in ELEMENTWISE:
+        return ELEMENTWISE[type(layer)] or layer
+    if type(layer) not in (nn.Linear, nn.LayerNorm) or layer.bias is None:
+        return None
+    if type(layer) is nn.Linear:
+        return partial(stacked_linear, **parameters)
+    shape, eps = layer.normalized_shape, layer.eps
+    return partial(stacked_layer_norm, shape=shape, eps=eps, **parameters)
+
+
+def _prepared(run: Run) -> Run:
+    """Return a linear layer with its weights already in the form that the product takes."""
+    if not (isinstance(run, partial) and run.func is stacked_linear):
+        return run
+    weight, bias = run.keywords["weight"], run.keywords["bias"]
+    if weight.shape[1] == 1:
+        return run
+    weight, bias = weight.detach().transpose(1, 2), bias.detach().unsqueeze(1)
+    return lambda inputs: torch.baddbmm(bias, inputs, weight)
+
+
+def one_by_one(
+    inputs: Tensor, *, modules: list[nn.Module], parameters: dict[str, Tensor]
+) -> Tensor:
+    """Run any layer of each seed on its own inputs."""
+    outputs = []
+    for seed, module in enumerate(modules):
+        own = {name: value[seed] for name, value in parameters.items()}
+        outputs.append(functional_call(module, own, (inputs[seed],)))
+    return torch.stack(outputs)
+
+
+def stacked_layer_norm(
+    inputs: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, ...], eps: float
+) -> Tensor:
+    """Return (seeds, rows, features) of a LayerNorm of every seed, whose `shape` is (features,)."""
+    normalised = functional.layer_norm(inputs, shape, eps=eps)
+    return torch.addcmul(bias.unsqueeze(1), normalised, weight.unsqueeze(1))
+
+
+def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return (seeds, rows, outputs) of a linear layer of every seed.
+
+    Args:
+        inputs: (seeds, rows, features).
+        weight: (seeds, outputs, features).
+        bias: (seeds, outputs).
+    """
+    if weight.shape[1] == 1:  # a lone seed's product would take another, unequal path in BLAS
+        return (inputs * weight).sum(-1, keepdim=True) + bias.unsqueeze(1)
+    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+
+
+def clip_gradients(blocks: Sequence[Block], max_norm: float) -> Tensor:
+    """Scale each seed's gradients of the blocks together to a norm of at most `max_norm`.
+
+    Returns:
+        (blocks, seeds) norm of each block's gradient before.
+    """
+    norms = torch.stack([block.flat.grad.norm(dim=1) for block in blocks])
+    scale = (max_norm / (joint_norm(norms) + 1e-6)).clamp(max=1.0).unsqueeze(1)
+    for block in blocks:
+        block.flat.grad.mul_(scale)
+    return norms
+
+
+def joint_norm(norms: Tensor) -> Tensor:
+    """Return the norm (seeds,) of parts whose norms are (parts, seeds).
+
+    Summed part by part: a reduction over the first axis would round by the number of seeds.
+    """
+    squares = norms.square().unbind(0)
+    return sum(squares[1:], squares[0]).sqrt()
+
+
+class SeedHandle:
+    """One seed's network for interventions (`ppo_plasticity.interventions.Handle`).
+
+    Args:
+        stack: all seeds.
+        seed: which of them.
+        network: attribute of its agent.
+        optimizers: of the blocks.
+        generator: where interventions draw from.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        seed: int,
+        network: str,
+        optimizers: Sequence[torch.optim.Optimizer],
+        generator: torch.Generator,
+    ) -> None:
+        self.stack, self.seed, self.network = stack, seed, network
+        self.optimizers, self.generator = optimizers, generator
+        self.module: nn.Module = getattr(stack.agents[seed], network)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Differentiable parameters by their names in `module`."""
+        names = [name for name, _ in self.module.named_parameters()]
+        return {name: self.stack.parameters[f"{self.network}.{name}"][self.seed] for name in names}
+
+    def moments(self, name: str) -> list[Tensor]:
+        """Return Adam's moments of a parameter: two, four where two optimizers step it."""
+        wanted = self.stack.parameters[f"{self.network}.{name}"]
+        found = []
+        for block, state in self._states():
+            for stacked_name, leaf in block.parameters.items():
+                if leaf is wanted:  # a shared trunk's go by the actor's names
+                    moments = (state["exp_avg"], state["exp_avg_sq"])
+                    found += [block.views(part, self.seed)[stacked_name] for part in moments]
+        return found
+
+    def reset_optimizer(self) -> None:
+        """Forget moments and step count of every parameter of this network."""
+        for block, state in self._states():
+            if self._owns(block):
+                state["exp_avg"][self.seed].zero_()
+                state["exp_avg_sq"][self.seed].zero_()
+                state["step"].zero_()
+
+    def reset_step_count(self) -> None:
+        """Let Adam count its steps from zero again and keep the moments."""
+        for block, state in self._states():
+            if self._owns(block):
+                state["step"].zero_()
+
+    def _owns(self, block: Block) -> bool:
+        names = [name for name, _ in self.module.named_parameters()]
+        own = {id(self.stack.parameters[f"{self.network}.{name}"]) for name in names}
+        return any(id(leaf) in own for leaf in block.parameters.values())
+
+    def _states(self) -> list[tuple[Block, dict[str, Tensor]]]:
+        """Return each block with each state that an optimizer keeps of it."""
+        return [
+            (block, optimizer.state[block.flat])
+            for optimizer in self.optimizers
+            for block in self.stack.blocks.values()
+            if block.flat in optimizer.state
+        ]

@@ -1,0 +1,1 @@
+"""Neural networks and the distributions and statistics beside them; modules only."""

@@ -1,0 +1,190 @@
+"""Distributions over actions, as functions of what a policy network puts out.
+
+Every class serves any leading dimensions. `raw` actions are what the buffer keeps: for squashed
+normals the number before tanh, so that a log-probability never inverts tanh.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from baselines.networks.network import gumbel_noise
+from ppo_plasticity.capacity import categorical_kl
+
+LOG_2PI = math.log(2 * math.pi)
+MIN_STD = 1e-4
+LOG_RATIO_RANGE = (math.log(1e-7), math.log(1e9))  # the published bounds
+STD_BIAS = math.log(math.e - 1)  # softplus of it is 1
+
+
+class Categorical:
+    """One of several actions; outputs are logits.
+
+    Args:
+        num_actions: choices.
+    """
+
+    raw_size = 1
+
+    def __init__(self, num_actions: int) -> None:
+        self.num_actions = self.num_outputs = num_actions
+
+    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return Gumbel noise (*shape, num_actions)."""
+        return gumbel_noise((*shape, self.num_actions), generator)
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Return actions (..., 1) by the Gumbel-max trick."""
+        return (outputs + noise).argmax(-1, keepdim=True).float()
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Return the most likely actions (..., 1)."""
+        return outputs.argmax(-1, keepdim=True).float()
+
+    def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
+        """Return log-probabilities (...)."""
+        return torch.log_softmax(outputs, -1).gather(-1, raw.long()).squeeze(-1)
+
+    def entropy(self, outputs: Tensor, raw: Tensor) -> Tensor:
+        """Return exact entropies (...)."""
+        log_probs = torch.log_softmax(outputs, -1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return KL(old || new) (...)."""
+        return categorical_kl(old, new)
+
+    def parameters(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the probabilities (..., num_actions)."""
+        return (torch.softmax(outputs, -1),)
+
+    def to_env(self, raw: Tensor) -> Tensor:
+        """Return action numbers (...)."""
+        return raw.squeeze(-1).long()
+
+
+class Normal:
+    """A diagonal normal; outputs are means, then log standard deviations.
+
+    Args:
+        low: (num_actions,) smallest actions, to which the environment's are clipped.
+        high: (num_actions,) largest.
+    """
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        self.low, self.high = low, high
+        self.raw_size = len(low)
+        self.num_outputs = 2 * len(low)
+
+    def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Return normal noise (*shape, num_actions)."""
+        return torch.randn(*shape, self.raw_size, generator=generator, device=generator.device)
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and standard deviations, each (..., num_actions)."""
+        mean, log_std = outputs.chunk(2, -1)
+        return mean, log_std.exp()
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """Return mean + std * noise."""
+        mean, std = self.split(outputs)
+        return mean + std * noise
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Return the means."""
+        return self.split(outputs)[0]
+
+    def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
+        """Return log-densities (...)."""
+        mean, std = self.split(outputs)
+        scores = ((raw - mean) / std).square() + 2 * std.log() + LOG_2PI
+        return -0.5 * scores.sum(-1)
+
+    def entropy(self, outputs: Tensor, raw: Tensor) -> Tensor:
+        """Return exact entropies (...)."""
+        _, std = self.split(outputs)
+        return (std.log() + 0.5 * (1 + LOG_2PI)).sum(-1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """Return KL(old || new) (...)."""
+        (old_mean, old_std), (mean, std) = self.split(old), self.split(new)
+        ratio = (old_std / std).square()
+        return 0.5 * (ratio + ((mean - old_mean) / std).square() - 1 - ratio.log()).sum(-1)
+
+    def parameters(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Return means and standard deviations, each (..., num_actions)."""
+        return self.split(outputs)
+
+    def to_env(self, raw: Tensor) -> Tensor:
+        """Return actions within the bounds."""
+        return raw.clamp(self.low, self.high)
+
+
+class TanhNormal(Normal):
+    """A diagonal normal squashed by tanh and stretched to the bounds of the actions.
+
+    Outputs are means and x, with standard deviation softplus(x + ln(e - 1)), at least 1e-4: 1 at
+    x = 0, as TorchRL's. The KL divergence is that of the normals, since tanh can be inverted.
+    """
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and standard deviations before tanh, each (..., num_actions)."""
+        mean, x = outputs.chunk(2, -1)
+        return mean, functional.softplus(x + STD_BIAS).clamp(min=MIN_STD)
+
+    def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
+        """Return log-densities (...) of the squashed actions, computed from the raw ones."""
+        return super().log_prob(outputs, raw) - self.log_jacobian(raw)
+
+    def log_jacobian(self, raw: Tensor) -> Tensor:
+        """Return log |d action / d raw| (...)."""
+        log_slope = 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
+        return (log_slope + ((self.high - self.low) / 2).log()).sum(-1)
+
+    def entropy(self, outputs: Tensor, raw: Tensor) -> Tensor:
+        """Return -log pi (...) of the raw actions: one sample, no gradient through sampling.
+
+        Its expected gradient is zero, so it is a number to log and no useful bonus.
+        """
+        return -self.log_prob(outputs, raw)
+
+    def to_env(self, raw: Tensor) -> Tensor:
+        """Return actions within the bounds."""
+        centre, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        return centre + half * raw.tanh()
+
+
+class AtanhNormal(TanhNormal):
+    """`TanhNormal` as published: log-probabilities are taken of the squashed action.
+
+    The action is clamped to 1 - 1e-6 and inverted, so that a raw action beyond 7.25 counts as 7.25.
+    A policy whose mean has moved farther out sees huge log-ratios there.
+    """
+
+    LIMIT = math.atanh(1 - 1e-6)
+
+    def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
+        """Return log-densities (...) of what is left of the raw actions after tanh in float32."""
+        squashed = raw.tanh().clamp(-1 + 1e-6, 1 - 1e-6)
+        return super().log_prob(outputs, squashed.atanh())
+
+
+def make_distribution(
+    policy: str, num_actions: int, bounds: tuple[Tensor, Tensor] | None
+) -> "Distribution":
+    """Return the distribution for a space of actions.
+
+    Args:
+        policy: `"normal"`, `"tanh_normal"` or `"tanh_normal_atanh"`; discrete actions ignore it.
+        num_actions: choices, or numbers in an action.
+        bounds: least and largest actions; None for discrete ones.
+    """
+    if bounds is None:
+        return Categorical(num_actions)
+    return POLICIES[policy](*bounds)
+
+
+Distribution = Categorical | Normal
+POLICIES = {"normal": Normal, "tanh_normal": TanhNormal, "tanh_normal_atanh": AtanhNormal}

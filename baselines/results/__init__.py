@@ -1,0 +1,1 @@
+"""What is made of finished runs: curves, figures, reports, statistics. It imports no PyTorch."""
