@@ -5,6 +5,7 @@ normals the number before tanh, so that a log-probability never inverts tanh.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ class TanhNormal(Normal):
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return means and standard deviations before tanh, each (..., num_actions)."""
         mean, x = outputs.chunk(2, -1)
-        return mean, functional.softplus(x + STD_BIAS).clamp(min=MIN_STD)
+        return mean, seed_by_seed(functional.softplus, x + STD_BIAS).clamp(min=MIN_STD)
 
     def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
         """Return log-densities (...) of the squashed actions, computed from the raw ones."""
@@ -140,7 +141,7 @@ class TanhNormal(Normal):
 
     def log_jacobian(self, raw: Tensor) -> Tensor:
         """Return log |d action / d raw| (...)."""
-        log_slope = 2 * (math.log(2) - raw - functional.softplus(-2 * raw))
+        log_slope = 2 * (math.log(2) - raw - seed_by_seed(functional.softplus, -2 * raw))
         return (log_slope + ((self.high - self.low) / 2).log()).sum(-1)
 
     def entropy(self, outputs: Tensor, raw: Tensor) -> Tensor:
@@ -168,7 +169,18 @@ class AtanhNormal(TanhNormal):
     def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
         """Return log-densities (...) of what is left of the raw actions after tanh in float32."""
         squashed = raw.tanh().clamp(-1 + 1e-6, 1 - 1e-6)
-        return super().log_prob(outputs, squashed.atanh())
+        return super().log_prob(outputs, seed_by_seed(torch.atanh, squashed))
+
+
+def seed_by_seed(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return an elementwise function of values (seeds, rows, size), computed per seed.
+
+    Vectorised kernels may round the last few numbers of a tensor in another way. Seeds that are
+    computed together would then differ from their lone runs. Values of fewer axes have no seeds.
+    """
+    if values.dim() < 3 or len(values) == 1:
+        return function(values)
+    return torch.stack([function(own) for own in values])
 
 
 def make_distribution(

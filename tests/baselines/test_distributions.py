@@ -185,3 +185,17 @@ def test_the_policy_names_its_distribution_and_discrete_actions_ignore_it():
         assert type(made) is kind
         assert (made.raw_size, made.num_outputs) == (2, 4)
         assert type(make_distribution(name, 3, None)) is Categorical
+
+
+
+@POLICIES
+@given(seed=SEEDS, rows=st.integers(1, 40), size=st.integers(1, 5))
+def test_seeds_computed_together_get_what_each_gets_alone(kind, seed, rows, size):
+    distribution = kind(-torch.ones(size), torch.ones(size))
+    outputs = draw(3, rows, 2 * size, seed=seed).float()
+    raw = draw(3, rows, size, seed=seed + 1).float()
+    for function in (distribution.log_prob, distribution.sample):
+        together = function(outputs, raw)
+        for index in range(3):
+            own = slice(index, index + 1)
+            assert torch.equal(together[own], function(outputs[own].clone(), raw[own].clone()))
