@@ -1,12 +1,13 @@
-"""Plasticity flags of every learner: the probe, PFO and interventions, wired once.
+"""Plasticity of one network: its probe and its interventions, wired once for every learner.
 
-`Instruments` measure at the start and the end of an iteration's update; `interventions_of` reads
-what the flags ask to change. docs/plasticity.md lists the metrics.
+`interventions_of` reads the interventions that the flags ask for. `Plasticity` holds them for one
+network, with the probe. `Measurement` measures networks before and after an iteration's update.
+docs/plasticity.md lists the metrics.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 from baselines.config import PlasticityConfig
 from baselines.errors import UsageError
 from ppo_plasticity import drift, trust_region
-from ppo_plasticity.interventions import Interventions, ModuleHandle, parse
+from ppo_plasticity.interventions import PFO, Interventions, LossInputs, ModuleHandle, parse
+from ppo_plasticity.interventions.base import Handle, Intervention
 from ppo_plasticity.norms import policy_variance, value_statistics
-from ppo_plasticity.pfo import pfo_keep, pfo_loss
-from ppo_plasticity.probe import Probe, Record
+from ppo_plasticity.probe import Probe, Record, capture_preactivations
 
 NETWORKS = ("actor", "critic")
+LOSSES = ("losses/pfo", "losses/interventions")  # in the order of `Terms`
 
 
 def interventions_of(
@@ -43,19 +45,23 @@ def interventions_of(
         if target in ("", network):
             chosen.append(_parse(text, rest))
     try:
-        hooks = Interventions(chosen)
+        return Interventions(chosen)
     except ValueError as error:
         raise UsageError(f"--intervention: {error}") from error
-    if has_pfo(config, network) and "preactivations" in hooks.changes:
-        raise UsageError(f"--pfo-coef and --intervention pfo both hold the {network}: use one")
-    return hooks
+
+
+def _parse(text: str, description: str) -> Intervention:
+    try:
+        return parse(description)
+    except ValueError as error:
+        raise UsageError(f"--intervention {text}: {error}") from error
 
 
 def change_layers(hooks: Interventions, network: nn.Sequential) -> nn.Sequential:
     """Return the network with the layers that interventions ask for.
 
     Raises:
-        UsageError: they do not go together.
+        UsageError: the interventions do not fit together.
     """
     try:
         return hooks.layers(network)
@@ -63,58 +69,14 @@ def change_layers(hooks: Interventions, network: nn.Sequential) -> nn.Sequential
         raise UsageError(f"--intervention: {error}") from error
 
 
-def _parse(text: str, description: str) -> Any:
-    try:
-        return parse(description)
-    except ValueError as error:
-        raise UsageError(f"--intervention {text}: {error}") from error
-
-
-def has_pfo(config: PlasticityConfig, network: str) -> bool:
-    """Return whether PFO applies to a network."""
-    return config.pfo_coef > 0 and config.pfo_network in (network, "both")
-
-
-def wants_preactivations(config: PlasticityConfig, hooks: Interventions, network: str) -> bool:
-    """Return whether a loss term reads a network's pre-activations."""
-    return has_pfo(config, network) or "preactivations" in hooks.changes
-
-
-def scope_of(config: PlasticityConfig, hooks: Interventions, network: str) -> str:
-    """Return which it reads, those of the `"last"` hidden layer or of `"all"`."""
-    return config.pfo_layers if has_pfo(config, network) else hooks.scope
-
-
-def pfo_term(config: PlasticityConfig, new: Tensor, old: Tensor, valid: Tensor | None) -> Tensor:
-    """Return PFO's weighted loss (...), 0 in clip mode; see `ppo_plasticity.pfo_loss`."""
-    if config.pfo_mode == "clip":
-        return new.new_zeros(new.shape[:-2])
-    return config.pfo_coef * pfo_loss(new, old, distance=config.pfo_distance, valid=valid)
-
-
-def pfo_mask(config: PlasticityConfig, new: Tensor, old: Tensor) -> Tensor | None:
-    """Return which rows (...) may still train in clip mode; None in soft mode: all."""
-    if config.pfo_mode == "soft":
-        return None
-    return pfo_keep(new, old, distance=config.pfo_distance)
-
-
-@dataclasses.dataclass
-class View:
-    """What a network did on the whole batch."""
-
-    record: Record
-    outputs: Tensor  # (rows, outputs)
-
-
 class NetworkHandle:
     """A plain network of a learner for interventions: its feed-forward layers, its whole Adam.
 
     Args:
         chain: the feed-forward layers, which interventions look at and change.
-        network: all of it; Adam's state is reset for all its parameters.
-        optimizer: owns them.
-        generator: where interventions draw from.
+        network: the whole network; Adam's state is reset for all its parameters.
+        optimizer: owns the parameters.
+        generator: source of the interventions' random numbers.
     """
 
     def __init__(
@@ -131,52 +93,229 @@ class NetworkHandle:
         self.reset_step_count = whole.reset_step_count
 
 
-class Instruments:
-    """Everything that is measured of one seed's networks.
+class Pass(NamedTuple):
+    """Outputs of a network on some rows, with the pre-activations that loss terms read."""
+
+    outputs: Tensor  # (rows, outputs)
+    preactivations: Tensor | None = None  # (rows, units); None if no term reads them
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Pass":
+        """Return the pass with a function applied to each tensor."""
+        return Pass(*(None if part is None else function(part) for part in self))
+
+
+class Reference(NamedTuple):
+    """Another minibatch, and each network's outputs on it before the last gradient step."""
+
+    batch: Any
+    outputs: Mapping[str, Tensor]  # by network
+
+
+class Terms(NamedTuple):
+    """Loss terms of a network's interventions, and the rows that may still train the network."""
+
+    pfo: Tensor  # scalar
+    others: Tensor  # scalar
+    kept: Tensor | None  # (rows,) bool; None: all rows
+
+
+class View(NamedTuple):
+    """A network's hidden layers and outputs on one batch, as the probe saw them."""
+
+    record: Record
+    outputs: Tensor  # (rows, outputs)
+
+
+class Plasticity:
+    """The probe and the interventions of one network.
 
     Args:
-        every: iterations between measurements; 0 for never.
-        modules: the networks by name.
+        name: of the network in flags and metrics, such as `"actor"`.
+        network: measured by the probe.
+        hooks: the network's interventions.
+        handle: the parts of the network that interventions may change.
+        divergence: (old, new) outputs to (rows,), by which interventions compare outputs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        hooks: Interventions,
+        handle: Handle,
+        divergence: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.name, self.hooks, self.handle, self.divergence = name, hooks, handle, divergence
+        self.probe = Probe(network)
+        hooks.start(handle)
+
+    def changes(self, what: str) -> bool:
+        """Return whether an intervention does this (see `Intervention.changes`)."""
+        return what in self.hooks.changes
+
+    @property
+    def compares(self) -> bool:
+        """Whether a loss term compares the network with an older one."""
+        return self.changes("loss") or self.changes("rows")
+
+    def run(self, trunk: nn.Module, call: Callable[[], Tensor]) -> Pass:
+        """Run a network; keep its pre-activations if a loss term reads them.
+
+        Args:
+            trunk: the hidden layers, of this network or of the one it is compared with.
+            call: runs the network and returns its outputs (rows, outputs).
+        """
+        if not self.changes("preactivations"):
+            return Pass(call())
+        with capture_preactivations(trunk, self.hooks.scope) as captured:
+            outputs = call()
+        return Pass(outputs, captured.preactivations)
+
+    def terms(
+        self,
+        new: Pass,
+        old: Pass | None,
+        again: tuple[Tensor, Tensor] | None = None,
+        weights: Tensor | None = None,
+    ) -> Terms:
+        """Return the interventions' loss terms on a minibatch, and the rows that may still train.
+
+        Args:
+            new: the network on the minibatch.
+            old: the older network on the same rows; not read unless `compares`.
+            again: outputs on another minibatch, now and before the last gradient step.
+            weights: (rows,) how much each row counts, sum 1; None: all rows count alike.
+        """
+        pfo = others = new.outputs.new_zeros(())
+        if not self.compares:
+            return Terms(pfo, others, None)
+        inputs = self._inputs(new, old, again or (None, None), weights)
+        for hook in self.hooks.that_change("loss"):
+            term = hook.loss(self.handle, inputs)
+            if isinstance(hook, PFO):
+                pfo = pfo + term
+            else:
+                others = others + term
+        return Terms(pfo, others, self.hooks.kept_rows(inputs) if self.changes("rows") else None)
+
+    def _inputs(self, new: Pass, old: Pass, again: tuple, weights: Tensor | None) -> LossInputs:
+        nothing = torch.empty(0)
+        return LossInputs(
+            new.outputs,
+            old.outputs,
+            nothing if new.preactivations is None else new.preactivations,
+            nothing if old.preactivations is None else old.preactivations,
+            self.divergence,
+            *again,
+            weights=weights,
+        )
+
+    @torch.no_grad()
+    def after_step(self, inputs: Callable[[], Tensor]) -> None:
+        """Let interventions act after a gradient step; `inputs` returns (rows, input_size)."""
+        if self.changes("after_step"):
+            self.hooks.after_step(self.handle, inputs())
+
+    @torch.no_grad()
+    def after_batch(self, inputs: Callable[[], Tensor]) -> None:
+        """Let interventions act after the last gradient step of an iteration."""
+        if self.changes("after_batch"):
+            self.hooks.after_batch(self.handle, inputs())
+
+    @torch.no_grad()
+    def view(self, call: Callable[[], Tensor]) -> View:
+        """Run the network with the probe on; `call` returns its outputs (rows, outputs)."""
+        with self.probe.recording() as record:
+            outputs = call()
+        return View(record, outputs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the interventions since the start."""
+        return self.hooks.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+        self.hooks.load_state_dict(state)
+
+
+def any_changes(plasticity: Iterable[Plasticity], what: str) -> bool:
+    """Return whether an intervention of any of the networks does this."""
+    return any(network.changes(what) for network in plasticity)
+
+
+def is_due(config: PlasticityConfig, iteration: int) -> bool:
+    """Return whether iteration 0, 1, ... is measured."""
+    return config.probe > 0 and iteration % config.probe == 0
+
+
+class Measurement:
+    """Metrics of some networks on one batch, before an update and after it.
+
+    Args:
+        plasticity: of the networks; the batch is run at once.
+        run: network name to its outputs on the batch (rows, outputs).
+
+    Attributes:
+        before: each network's view before the update, by name.
+        after: each network's view after the update; empty until `end`.
+        metrics: `plasticity/<metric>/<network>`; after `end` also `plasticity_end/` and `drift/`.
+    """
+
+    def __init__(self, plasticity: Iterable[Plasticity], run: Callable[[str], Tensor]) -> None:
+        self._plasticity, self._run = list(plasticity), run
+        self.before, self.after = self._views(), {}
+        self.metrics: dict[str, float] = {}
+        for name, view in self.before.items():
+            self._add("plasticity", view.record.metrics(), name)
+
+    def end(self) -> None:
+        """Run the batch again after the update, and add the metrics."""
+        self.after = self._views()
+        for name, view in self.after.items():
+            self._add("plasticity_end", view.record.metrics(), name)
+            for kind in ("features", "preactivations", "all_preactivations"):
+                old, new = getattr(self.before[name].record, kind), getattr(view.record, kind)
+                moved = drift.drift(old, new).items()
+                self._add("drift", {f"{kind}_{key}": float(value) for key, value in moved}, name)
+
+    def _views(self) -> dict[str, View]:
+        return {
+            network.name: network.view(partial(self._run, network.name))
+            for network in self._plasticity
+        }
+
+    def _add(self, group: str, metrics: Mapping[str, float], network: str) -> None:
+        self.metrics |= {f"{group}/{name}/{network}": value for name, value in metrics.items()}
+
+
+def diversity_metrics(parameters: Iterable[Tensor], values: Tensor) -> dict[str, float]:
+    """Return how much policy and values differ between states.
+
+    Args:
+        parameters: of the action distribution, each (rows, actions).
+        values: (rows,) in reward units.
+    """
+    variance = float(policy_variance(*parameters))
+    return {"plasticity/policy_variance/actor": variance, **value_metrics(values, "critic")}
+
+
+def value_metrics(values: Tensor, network: str) -> dict[str, float]:
+    """Return how much a network's values (rows,) differ between states."""
+    statistics = value_statistics(values)
+    return {f"plasticity/{name}/{network}": float(value) for name, value in statistics.items()}
+
+
+class TrustRegion:
+    """How far updates move the policy, and the excess ratio over the last part of a run.
+
+    Args:
         total_steps: of the run, for the window of the excess ratio.
     """
 
-    def __init__(self, every: int, modules: dict[str, nn.Module], total_steps: int) -> None:
-        self.every = every
-        self.probes = {name: Probe(module) for name, module in modules.items()} if every else {}
+    def __init__(self, total_steps: int) -> None:
         self.excess = trust_region.ExcessRatio(total_steps)
 
-    def due(self, iteration: int) -> bool:
-        """Return whether iteration 0, 1, ... is measured."""
-        return self.every > 0 and iteration % self.every == 0
-
-    def view(self, calls: dict[str, Callable[[], Tensor]]) -> dict[str, View]:
-        """Run each network on the batch without gradient, and watch it.
-
-        Args:
-            calls: by network, what runs it and returns its outputs.
-        """
-        views = {}
-        for name, call in calls.items():
-            with torch.no_grad(), self.probes[name].recording() as record:
-                outputs = call()
-            views[name] = View(record, outputs)
-        return views
-
-    def start_metrics(self, views: dict[str, View]) -> dict[str, float]:
-        """Return `plasticity/<metric>/<network>`, before the update."""
-        return _network_metrics("plasticity", views)
-
-    def end_metrics(self, before: dict[str, View], after: dict[str, View]) -> dict[str, float]:
-        """Return the same after the update as `plasticity_end/`, and `drift/` between the two."""
-        metrics = _network_metrics("plasticity_end", after)
-        for name, view in after.items():
-            for kind in ("features", "preactivations", "all_preactivations"):
-                old, new = getattr(before[name].record, kind), getattr(view.record, kind)
-                for key, value in drift.drift(old, new).items():
-                    metrics[f"drift/{kind}_{key}/{name}"] = float(value)
-        return metrics
-
-    def trust_region(
+    def metrics(
         self,
         global_step: int,
         log_ratio: Tensor,
@@ -198,29 +337,16 @@ class Instruments:
             log_ratio, advantages, clip_coef
         )
         statistics["kl"] = kl.mean()
-        names, values = zip(*statistics.items(), strict=True)
-        metrics = dict(zip(names, torch.stack(values).tolist(), strict=True))
+        values = torch.stack(list(statistics.values())).tolist()
+        metrics = dict(zip(statistics, values, strict=True))
         self.excess.add(global_step, metrics["excess_ratio"])
         metrics["excess_ratio_window"] = self.excess.value
         return {f"trust_region/{name}": value for name, value in metrics.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the ratios in the window."""
+        return self.excess.state_dict()
 
-def diversity_metrics(parameters: Iterable[Tensor], values: Tensor) -> dict[str, float]:
-    """Return how much policy and values differ between states.
-
-    Args:
-        parameters: of the action distribution, each (rows, actions).
-        values: (rows,) in reward units.
-    """
-    metrics = {"plasticity/policy_variance/actor": float(policy_variance(*parameters))}
-    for name, value in value_statistics(values).items():
-        metrics[f"plasticity/{name}/critic"] = float(value)
-    return metrics
-
-
-def _network_metrics(group: str, views: dict[str, View]) -> dict[str, float]:
-    return {
-        f"{group}/{name}/{network}": value
-        for network, view in views.items()
-        for name, value in view.record.metrics().items()
-    }
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the ratios that `state_dict` returned."""
+        self.excess.load_state_dict(state)

@@ -68,54 +68,63 @@ class Interventions(Intervention):
 
     def __init__(self, interventions: Sequence[Intervention] = ()) -> None:
         self.interventions = list(interventions)
-        self.changes = frozenset[str]().union(*(one.changes for one in self.interventions))
-        scopes = {one.scope for one in self._that("preactivations")}
+        changes = (intervention.changes for intervention in self.interventions)
+        self.changes = frozenset[str]().union(*changes)
+        scopes = {intervention.scope for intervention in self.that_change("preactivations")}
         if len(scopes) > 1:
             raise ValueError("pre-activations are either of the last hidden layer or of all layers")
         self.scope = scopes.pop() if scopes else "last"
 
     def layers(self, network: nn.Sequential) -> nn.Sequential:
         """Return the network as changed by one after the other."""
-        for one in self._that("layers"):
-            network = one.layers(network)
+        for intervention in self.that_change("layers"):
+            network = intervention.layers(network)
         return network
 
     def optimizer_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return Adam's keyword arguments as changed by one after the other."""
-        for one in self._that("optimizer"):
-            options = one.optimizer_options(options)
+        for intervention in self.that_change("optimizer"):
+            options = intervention.optimizer_options(options)
         return options
 
     def start(self, handle: Handle) -> None:
         """Let all look at the initial weights."""
-        for one in self.interventions:
-            one.start(handle)
+        for intervention in self.interventions:
+            intervention.start(handle)
 
     def loss(self, handle: Handle, inputs: LossInputs) -> Tensor:
         """Return the sum of the loss terms."""
         total = inputs.outputs.new_zeros(())
-        for one in self._that("loss"):
-            total = total + one.loss(handle, inputs)
+        for intervention in self.that_change("loss"):
+            total = total + intervention.loss(handle, inputs)
         return total
+
+    def kept_rows(self, inputs: LossInputs) -> Tensor:
+        """Return (rows,) bool: the rows that all of them still let train."""
+        kept = super().kept_rows(inputs)
+        for intervention in self.that_change("rows"):
+            kept = kept & intervention.kept_rows(inputs)
+        return kept
 
     def after_step(self, handle: Handle, obs: Tensor) -> None:
         """Let all act after a gradient step."""
-        for one in self._that("after_step"):
-            one.after_step(handle, obs)
+        for intervention in self.that_change("after_step"):
+            intervention.after_step(handle, obs)
 
     def after_batch(self, handle: Handle, obs: Tensor) -> None:
         """Let all act after a batch."""
-        for one in self._that("after_batch"):
-            one.after_batch(handle, obs)
+        for intervention in self.that_change("after_batch"):
+            intervention.after_batch(handle, obs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all, by their place."""
-        return {str(place): one.state_dict() for place, one in enumerate(self.interventions)}
+        return {str(place): item.state_dict() for place, item in enumerate(self.interventions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` returned."""
-        for place, one in enumerate(self.interventions):
-            one.load_state_dict(state[str(place)])
+        """Restore the states that `state_dict` returned."""
+        for place, intervention in enumerate(self.interventions):
+            intervention.load_state_dict(state[str(place)])
 
-    def _that(self, change: str) -> list[Intervention]:
-        return [one for one in self.interventions if change in one.changes]
+    def that_change(self, what: str) -> list[Intervention]:
+        """Return the interventions that do this; see `Intervention.changes`."""
+        return [item for item in self.interventions if what in item.changes]

@@ -6,6 +6,7 @@ An intervention is attached to one network of a learner, for example to its acto
     options = intervention.optimizer_options(options) once, Adam's keyword arguments
     intervention.start(handle)                        once, on initial weights
     loss += intervention.loss(handle, inputs)         in every gradient step
+    kept = intervention.kept_rows(inputs)             in every gradient step: rows that may train
     intervention.after_step(handle, obs)              after every gradient step
     intervention.after_batch(handle, obs)             after the last epoch of every batch
 
@@ -49,10 +50,10 @@ class Handle(Protocol):
 class LossInputs:
     """What a loss term may use; rows are those of one minibatch.
 
-    `outputs` are what the network's head returns (logits, or the parameters of a distribution, or
+    `outputs` are those of the network's head (logits, or the parameters of a distribution, or
     values). `old_outputs` are those of the network that collected the batch. `reference_outputs`
     and `reference_old_outputs` are computed on another minibatch, now and before the last gradient
-    step; they are there only where `changes` names `"reference"`.
+    step; they are present only if `changes` names `"reference"`. Rows of weight 0 are padding.
     """
 
     outputs: Tensor  # (rows, outputs)
@@ -62,6 +63,11 @@ class LossInputs:
     divergence: Callable[[Tensor, Tensor], Tensor]  # (old, new outputs) to (rows,), KL or squares
     reference_outputs: Tensor | None = None
     reference_old_outputs: Tensor | None = None
+    weights: Tensor | None = None  # (rows,) that sum to 1; None: all rows count alike
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of values (rows,) over the rows that count."""
+        return values.mean() if self.weights is None else values[self.weights > 0].mean()
 
 
 class Intervention:
@@ -69,10 +75,10 @@ class Intervention:
 
     Attributes:
         changes: which of the methods do something: any of `"layers"`, `"optimizer"`, `"loss"`,
-            `"preactivations"` (the loss reads them), `"reference"` (likewise), `"after_step"`,
-            `"after_batch"`. Learners skip the rest, so what is not asked for costs nothing.
-        scope: which pre-activations `LossInputs` holds where `changes` names them: `"last"`, those
-            of the last hidden layer, or `"all"`, those of all hidden layers side by side.
+            `"rows"` (`kept_rows`), `"preactivations"` or `"reference"` (loss or rows read them),
+            `"after_step"`, `"after_batch"`. Learners skip the rest, which then costs nothing.
+        scope: the pre-activations in `LossInputs` if `changes` names them: `"last"`, those of the
+            last hidden layer, or `"all"`, those of all hidden layers side by side.
     """
 
     changes: frozenset[str] = frozenset()
@@ -93,6 +99,10 @@ class Intervention:
         """Return a scalar to add to the learner's loss."""
         return inputs.outputs.new_zeros(())
 
+    def kept_rows(self, inputs: LossInputs) -> Tensor:
+        """Return (rows,) bool: the rows that may still train the network."""
+        return torch.ones(len(inputs.outputs), dtype=torch.bool, device=inputs.outputs.device)
+
     def after_step(self, handle: Handle, obs: Tensor) -> None:
         """Act after a gradient step on the minibatch `obs` (rows, ...)."""
 
@@ -100,10 +110,10 @@ class Intervention:
         """Act after the last gradient step of a batch; `obs` (rows, ...) is the whole batch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was learnt since `start`, plain data and tensors, for resumed runs."""
+        """Return the state since `start` as plain data and tensors, for resumed runs."""
         options: set[str] = set(getattr(self, "__dataclass_fields__", ()))
         return {name: value for name, value in vars(self).items() if name not in options}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         vars(self).update(state)

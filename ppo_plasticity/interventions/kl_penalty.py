@@ -30,7 +30,7 @@ class KLPenalty(Intervention):
 
     def loss(self, handle: Handle, inputs: LossInputs) -> Tensor:
         """Return the weighted mean divergence from the network that collected the batch."""
-        divergence = inputs.divergence(inputs.old_outputs, inputs.outputs).mean()
+        divergence = inputs.mean(inputs.divergence(inputs.old_outputs, inputs.outputs))
         self.seen.append(divergence.detach())
         return self.weight * divergence
 
