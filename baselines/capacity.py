@@ -18,17 +18,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from baselines.config import CapacityConfig, PpoConfig, recorded_config
 from baselines.errors import UsageError
-from baselines.learners.ppo_trainer import network_weights
+from baselines.evaluation import EPISODE_ENVS_AT_MOST
+from baselines.experience.episodes import FIRST_TRAINING_SEED
+from baselines.learners.ppo_policy import Policy, load_policy, network_weights
 from baselines.plasticity import NETWORKS, interventions_of
-from baselines.ppo_evaluation import ENVS_AT_MOST, Policy, load_policy
 from baselines.runs.checkpoints import write_json
-from baselines.runs.folder import prepare_torch
+from baselines.runs.process import prepare_torch
 from baselines.runs.records import read_record, run_folders
 from ppo_plasticity.capacity import CapacityProbe, Fit, ProbeResult, squared_error
 
 # envs and steps of each from which states are collected, and epochs of the fit
 VECTORS, PIXELS = (4, 1000, 4), (1, 36_000, 1)
-FIRST_SEED = (2**16 // ENVS_AT_MOST - 1) * ENVS_AT_MOST  # the last of the evaluation's seeds
+# The last of the seeds that are reserved for evaluation.
+FIRST_SEED = FIRST_TRAINING_SEED - EPISODE_ENVS_AT_MOST
 FIGURES = ("last_minibatch", "mean_last_tenth", "area", "full_set")
 
 

@@ -16,33 +16,22 @@ from typing import Any
 
 import tyro
 
+from baselines.algorithms import ALGORITHMS
 from baselines.config import (
     CapacityConfig,
     EvaluateConfig,
-    MappoConfig,
     PlasticityReportConfig,
     PlotConfig,
-    PpoConfig,
-    PqnConfig,
-    QmixConfig,
     QuickstartConfig,
+    RunConfig,
     recorded_config,
 )
 from baselines.errors import TrainingError, UsageError, expected
-from baselines.profiles import LEARNERS, profile_defaults
 from baselines.runs.records import read_record, run_folders
 
 # name: (summary, config, module and function that take it and return the exit status)
-COMMANDS: dict[str, tuple[str, type, str]] = {
+TOOLS: dict[str, tuple[str, type, str]] = {
     "quickstart": ("train and evaluate in five minutes", QuickstartConfig, "quickstart:main"),
-    "mappo": ("train MAPPO or IPPO", MappoConfig, "learners.mappo:main"),
-    "qmix": ("train QMIX, VDN or IQL", QmixConfig, "learners.qmix:main"),
-    "pqn": ("train PQN or PQN-VDN, without replay", PqnConfig, "learners.pqn:main"),
-    "ppo": (
-        "train PPO on Atari, MuJoCo or any Gymnasium environment",
-        PpoConfig,
-        "learners.ppo:main",
-    ),
     "plot": (
         "learning curves of runs, by steps and by wall-clock",
         PlotConfig,
@@ -104,22 +93,58 @@ def dispatch(arguments: Sequence[str]) -> int:
         print(f"smacv2-suite {__version__}, engine rules {ENGINE_VERSION}")
         return 0
     name, *rest = arguments
-    # Read when PyTorch loads its OpenMP: idle threads that spin longer gain a tenth on idle cores
-    # and lose nine tenths where another process wants the same cores.
+    # OpenMP reads this when PyTorch loads. Longer spinning is 10 % faster on idle cores but up to
+    # 90 % slower on shared ones.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if name not in COMMANDS:
-        raise UsageError(expected("command", name, COMMANDS))
-    _, config_class, target = COMMANDS[name]
-    default = profile_defaults(name, rest) if name in LEARNERS else None
-    config = parse(name, config_class, rest, default)
-    if name in LEARNERS and config.resume:
-        config = resumed_config(name, config_class, config.resume, rest)
-    return load(target)(config)
+    if name in ALGORITHMS:
+        return load("runs.loop:main")(name, training_config(name, rest))
+    if name in TOOLS:
+        _, config_class, target = TOOLS[name]
+        return load(target)(parse(name, config_class, rest))
+    raise UsageError(expected("command", name, [*ALGORITHMS, *TOOLS]))
+
+
+def training_config(name: str, arguments: Sequence[str]) -> RunConfig:
+    """Return the config of a training command; a resumed run's comes from its record.
+
+    Raises:
+        UsageError: a flag or its value is wrong.
+    """
+    algorithm = ALGORITHMS[name]
+    arguments = with_pfo(arguments, "actor." if "actor" in algorithm.networks else "")
+    try:
+        defaults = algorithm.defaults(arguments)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    config = parse(name, algorithm.config, arguments, defaults)
+    return resumed_config(name, config.resume, arguments) if config.resume else config
+
+
+def with_pfo(arguments: Sequence[str], network: str) -> list[str]:
+    """Return arguments with `--pfo-coef X` written out as the intervention that it stands for.
+
+    Args:
+        arguments: of a training command.
+        network: prefix of the network that PFO holds, such as `"actor."`.
+    """
+    written: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        flag, equals, value = argument.partition("=")
+        if flag != "--pfo-coef":
+            written.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        if value not in ("0", "0.0"):
+            written += ["--intervention", f"{network}pfo:coef={value}"]
+    return written
 
 
 def overview() -> str:
     """Return the text of `baselines --help`."""
-    rows = [f"  {name:<12}{summary}" for name, (summary, _, _) in COMMANDS.items()]
+    summaries = {name: algorithm.summary for name, algorithm in ALGORITHMS.items()}
+    summaries |= {name: summary for name, (summary, _, _) in TOOLS.items()}
+    rows = [f"  {name:<12}{summary}" for name, summary in summaries.items()]
     return "\n".join(
         [
             "usage: baselines COMMAND [OPTIONS]",
@@ -167,7 +192,7 @@ def one_line(box: str) -> str:
     return re.sub(r"Error parsing \w+Config: ", "", text)
 
 
-def resumed_config(name: str, config_class: type, folder: str, arguments: Sequence[str]) -> Any:
+def resumed_config(name: str, folder: str, arguments: Sequence[str]) -> Any:
     """Return a run's recorded config with the flags that may change on top.
 
     Raises:
@@ -178,9 +203,11 @@ def resumed_config(name: str, config_class: type, folder: str, arguments: Sequen
         record = read_record(folders[0])
     except UsageError as error:
         raise UsageError(f"--resume {error}") from error
-    algorithm, fields = record["algorithm"], record["config"]
-    if algorithm != name:
-        raise UsageError(f"--resume {folder}: that is a run of {algorithm}, not of {name}")
+    config_class, fields = ALGORITHMS[name].config, record["config"]
+    if record["algorithm"] != name:
+        raise UsageError(
+            f"--resume {folder}: that is a run of {record['algorithm']}, not of {name}"
+        )
     try:
         saved = recorded_config(config_class, fields)
     except (TypeError, UsageError) as error:

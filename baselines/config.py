@@ -22,57 +22,26 @@ Interventions = Annotated[
 
 
 @dataclasses.dataclass(frozen=True)
-class PlasticityConfig:
-    """What every learner can measure and mend of its networks' plasticity (docs/plasticity.md)."""
-
-    probe: int = 0
-    """Measure ranks, dead units, norms and the trust region every so many iterations; 0: never."""
-    pfo_coef: float = 0.0
-    """Weight of Proximal Feature Optimization, the squared change of pre-activations; 0: off."""
-    pfo_layers: Literal["last", "all"] = "last"
-    """Pre-activations it holds: of the last hidden layer or of all hidden layers."""
-    pfo_distance: Literal["l2", "cosine"] = "l2"
-    """Squared change a unit, or minus the cosine."""
-    pfo_mode: Literal["soft", "clip"] = "soft"
-    """Add it to the loss, or drop the samples that have moved too far from theirs."""
-    pfo_network: Literal["actor", "critic", "both"] = "actor"
-    """Networks it applies to."""
-    intervention: Interventions = ()
-    """Such as redo:threshold=0.1 or actor.l2_init:coef=0.001 (both networks unless one is named);
-    repeat the flag for more."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BattleConfig(PlasticityConfig):
-    """What every learner of battles has in common."""
+class RunConfig:
+    """Settings of every training command."""
 
     env: str = "smacv2/terran_5_vs_5"
     """Gymnasium id, with or without its version ("module:id" imports the module first)."""
     env_option: Options = ()
     """Environment keyword such as obs_last_action=true, value in TOML; repeat the flag for more."""
-    open_loop: bool = False
-    """Let agents see the time and their index only: what can be won without looking."""
     total_steps: int = 10_000_000
     """Environment steps to train for, summed over the envs of one seed."""
     seed: int = 1
-    """Seed of everything: battles, weights, actions; 0 to 2**32 - 1."""
+    """Seed of everything: environments, weights, actions; 0 to 2**32 - 1."""
     seeds: int = 1
-    """How many seeds (seed, seed + 1, ...) to train at once; each equals its lone run."""
+    """Number of seeds (seed, seed + 1, ...) to train at once; each equals its lone run."""
     resume: str = ""
-    """Run folder to continue from its last checkpoint; other flags then come from its record."""
+    """Run folder to resume from its last checkpoint; other flags then come from its record."""
 
     num_envs: int = 128
-    """Battles played at once, for each seed."""
-    network: Literal["gru", "mlp"] = "gru"
-    """Recurrent or feed-forward networks."""
-    encoder: Literal["mlp", "plain", "attention"] = "mlp"
-    """What reads observations: two normalised layers, PyMARL's single layer, or attention over
-    entities (docs/encoders.md)."""
+    """Environments stepped at once, for each seed."""
     hidden_size: int = 64
     """Width of all hidden layers."""
-    agent_id: bool = False
-    """Append the agent's one-hot index to its observation."""
-
     learning_rate: float = 1e-3
     """Adam's step size."""
     anneal_lr: bool = True
@@ -82,20 +51,56 @@ class BattleConfig(PlasticityConfig):
     max_grad_norm: float = 0.5
     """Gradient norm limit."""
     timeout_is_terminal: bool = False
-    """Treat the episode limit as the end of the world, as older code does; else bootstrap."""
+    """Treat a time limit as termination (no bootstrap), as older code does."""
+
+    probe: int = 0
+    """Measure ranks, dead units, norms and the trust region every so many iterations; 0: never."""
+    intervention: Interventions = ()
+    """Such as redo:threshold=0.1 or actor.l2_init:coef=0.001 (all networks unless one is named);
+    repeat the flag for more. --pfo-coef 10 is short for actor.pfo:coef=10 (docs/plasticity.md)."""
 
     device: str = "cpu"
-    """PyTorch device of networks and of what they learn from."""
+    """PyTorch device of networks and of their training data."""
     num_threads: int = 0
     """CPU threads for PyTorch; 0 means all cores this process may use."""
     runs_dir: str = "runs"
-    """Folder that receives the run folder."""
+    """Folder in which the run folder is made."""
     checkpoint_minutes: float = 2.0
     """Save a checkpoint when this many minutes have passed; 0 turns it off."""
     checkpoint_steps: int = 0
     """Save a checkpoint when this many env steps have passed; 0 turns it off."""
     keep_checkpoints: int = 3
-    """How many of the latest checkpoints stay on disk."""
+    """Number of the latest checkpoints that stay on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use, each with one line."""
+        check_seed(self.seed)
+        check_range("seeds", self.seeds, low=1, high=1024)
+        check_seed(self.seed + self.seeds - 1)
+        for name in ("total_steps", "keep_checkpoints"):
+            check_range(name, getattr(self, name), low=1)
+        check_range("num_envs", self.num_envs, low=1, high=MAX_ENVS)
+        check_range("hidden_size", self.hidden_size, low=1, high=MAX_HIDDEN_SIZE)
+        check_range("gamma", self.gamma, low=0.0, high=1.0)
+        for name in ("learning_rate", "max_grad_norm"):
+            check_range(name, getattr(self, name), low=0.0, exclusive=True)
+        for name in ("checkpoint_minutes", "checkpoint_steps", "num_threads", "probe"):
+            check_range(name, getattr(self, name), low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BattleConfig(RunConfig):
+    """Settings of every multi-agent learner."""
+
+    open_loop: bool = False
+    """Let agents see the time and their index only: what can be won without looking."""
+    network: Literal["gru", "mlp"] = "gru"
+    """Recurrent or feed-forward networks."""
+    encoder: Literal["mlp", "plain", "attention"] = "mlp"
+    """What reads observations: two normalised layers, PyMARL's single layer, or attention over
+    entities (docs/encoders.md)."""
+    agent_id: bool = False
+    """Append the agent's one-hot index to its observation."""
 
     @property
     def shows_agent_id(self) -> bool:
@@ -104,21 +109,9 @@ class BattleConfig(PlasticityConfig):
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use, each with one line."""
-        check_seed(self.seed)
-        check_range("seeds", self.seeds, low=1, high=1024)
-        check_seed(self.seed + self.seeds - 1)
-        check_range("total_steps", self.total_steps, low=1)
+        super().__post_init__()
         if self.open_loop and self.encoder == "attention":
             raise UsageError("--open-loop leaves no entities to see: use --encoder mlp or plain")
-        check_range("num_envs", self.num_envs, low=1, high=MAX_ENVS)
-        check_range("hidden_size", self.hidden_size, low=1, high=MAX_HIDDEN_SIZE)
-        check_range("keep_checkpoints", self.keep_checkpoints, low=1)
-        check_range("gamma", self.gamma, low=0.0, high=1.0)
-        for name in ("learning_rate", "max_grad_norm"):
-            check_range(name, getattr(self, name), low=0.0, exclusive=True)
-        for name in ("checkpoint_minutes", "checkpoint_steps", "num_threads"):
-            check_range(name, getattr(self, name), low=0)
-        check_plasticity(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +162,11 @@ class MappoConfig(BattleConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ValueConfig(BattleConfig):
-    """What learners of action values have in common."""
+    """Settings of every value-based learner."""
 
-    pfo_network: Literal["agent"] = "agent"
-    """Networks PFO applies to: the one that all agents share."""
     mixer: Literal["monotonic", "sum", "none"] = "monotonic"
-    """How the agents' values make the team's: a monotonic network of the state (QMIX), their sum
-    (VDN), or not at all: each agent learns from the team's reward alone (IQL)."""
+    """How the agents' values make the team's: by a monotonic network of the state (QMIX), by their
+    sum (VDN), or not at all: each agent learns from the team's reward alone (IQL)."""
     mixer_size: int = 32
     """Width of the monotonic mixer's hidden layer."""
     hypernet_size: int = 64
@@ -187,7 +178,7 @@ class ValueConfig(BattleConfig):
     reward_scale: float = 1.0
     """Factor of the rewards that the learner sees."""
     td_lambda: float = 0.4
-    """Lambda of the returns that values are drawn to: 0 one step, 1 the whole episode."""
+    """Lambda of the TD targets: 0 one step, 1 the whole episode."""
     epsilon_start: float = 1.0
     """Share of random actions at the start."""
     epsilon_end: float = 0.05
@@ -277,29 +268,31 @@ class PqnConfig(ValueConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PpoConfig(PlasticityConfig):
+class PpoConfig(RunConfig):
     """Train PPO (Schulman et al. 2017) on Atari, MuJoCo or any Gymnasium environment."""
 
     env: str = "Hopper-v5"
     """Gymnasium id ("module:id" imports the module first)."""
     env_option: Options = ()
     """Environment keyword such as ctrl_cost_weight=0.1, value in TOML; repeat the flag for more."""
-    source: Literal["auto", "gymnasium", "ale", "envpool"] = "auto"
-    """What steps the environments; auto is the fastest of those installed (docs/baselines.md)."""
-    profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
-    """Named set of defaults for everything below; flags given apart win over it."""
     total_steps: int = 1_000_000
     """Environment steps to train for, summed over the envs of one seed, reset steps included; whole
     rollouts, at least one."""
-    seed: int = 1
-    """Seed of everything: environments, weights, actions; 0 to 2**32 - 1."""
-    seeds: int = 1
-    """How many seeds (seed, seed + 1, ...) to train at once; each equals its lone run."""
-    resume: str = ""
-    """Run folder to continue from its last checkpoint; other flags then come from its record."""
-
     num_envs: int = 1
     """Environments stepped at once, for each seed."""
+    hidden_size: int = 64
+    """Width of the two hidden layers; pixels: of the one after the convolutions."""
+    learning_rate: float = 3e-4
+    """Adam's step size."""
+    timeout_is_terminal: bool = True
+    """Treat a time limit as termination (no bootstrap), as CleanRL does."""
+    num_threads: int = 1
+    """CPU threads for PyTorch; 0 means all cores this process may use."""
+
+    source: Literal["auto", "gymnasium", "ale", "envpool"] = "auto"
+    """Library that runs the environments; auto picks the fastest one installed (docs/ppo.md)."""
+    profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
+    """Named set of defaults for everything below; flags given apart win over it."""
     num_steps: int = 2048
     """Rollout length of each env in one iteration."""
 
@@ -325,13 +318,9 @@ class PpoConfig(PlasticityConfig):
     """What the learner sees of a reward: itself, divided by the returns' deviation, its sign."""
     reward_clip: float = 10.0
     """Bound of running-normalised rewards; 0: none."""
-    timeout_is_terminal: bool = True
-    """Treat the episode limit as the end of the world, as CleanRL does; else bootstrap."""
 
     activation: Literal["tanh", "relu", "gelu", "leaky_relu"] = "tanh"
     """Nonlinearity of all hidden layers (pixels: NatureCNN with it)."""
-    hidden_size: int = 64
-    """Width of the two hidden layers; pixels: of the one after the convolutions."""
     shared_trunk: bool = False
     """One trunk for actor and critic, separate heads."""
     init: Literal["orthogonal", "pytorch"] = "orthogonal"
@@ -342,14 +331,8 @@ class PpoConfig(PlasticityConfig):
     state_std: bool = False
     """Let the network predict the standard deviation; else it is a parameter."""
 
-    learning_rate: float = 3e-4
-    """Adam's step size."""
-    anneal_lr: bool = True
-    """Lower the learning rate linearly to zero over total_steps."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
-    gamma: float = 0.99
-    """Discount factor."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation."""
     update_epochs: int = 10
@@ -364,8 +347,6 @@ class PpoConfig(PlasticityConfig):
     """Weight of the entropy bonus."""
     vf_coef: float = 0.5
     """Weight of the value loss, half the squared error."""
-    max_grad_norm: float = 0.5
-    """Gradient norm limit."""
     clip_grad_apart: bool = False
     """Limit the gradients of actor and critic separately."""
     step_trunk_twice: bool = False
@@ -377,43 +358,25 @@ class PpoConfig(PlasticityConfig):
     target_kl: float = 0.0
     """End an iteration's updates when a minibatch's KL estimate exceeds this; 0: never."""
 
-    device: str = "cpu"
-    """PyTorch device of networks and rollout buffer."""
-    num_threads: int = 1
-    """CPU threads for PyTorch; 0 means all cores this process may use."""
-    runs_dir: str = "runs"
-    """Folder that receives the run folder."""
     snapshots: int = 0
-    """Weights kept over the whole run, the initial ones included (the paper keeps 41); 0: none."""
-    checkpoint_minutes: float = 2.0
-    """Save a checkpoint when this many minutes have passed; 0 turns it off."""
-    checkpoint_steps: int = 0
-    """Save a checkpoint when this many env steps have passed; 0 turns it off."""
-    keep_checkpoints: int = 3
-    """How many of the latest checkpoints stay on disk."""
+    """Number of weight snapshots to keep, spread evenly over the run; the paper keeps 41."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use, each with one line."""
-        check_seed(self.seed)
-        check_range("seeds", self.seeds, low=1, high=1024)
-        check_seed(self.seed + self.seeds - 1)
-        for name in ("total_steps", "num_steps", "update_epochs", "frame_skip"):
+        super().__post_init__()
+        for name in ("num_steps", "update_epochs", "frame_skip"):
             check_range(name, getattr(self, name), low=1)
-        check_range("num_envs", self.num_envs, low=1, high=MAX_ENVS)
-        check_range("hidden_size", self.hidden_size, low=1, high=MAX_HIDDEN_SIZE)
         rows = self.num_envs * self.num_steps
         check_range("num_minibatches", self.num_minibatches, low=1, high=rows)
-        check_range("keep_checkpoints", self.keep_checkpoints, low=1)
-        for name in ("gamma", "gae_lambda", "sticky"):
+        for name in ("gae_lambda", "sticky"):
             check_range(name, getattr(self, name), low=0.0, high=1.0)
-        for name in ("learning_rate", "clip_coef", "max_grad_norm", "adam_eps"):
+        for name in ("clip_coef", "adam_eps"):
             check_range(name, getattr(self, name), low=0.0, exclusive=True)
         for name in (
-            *("ent_coef", "vf_coef", "checkpoint_minutes", "checkpoint_steps", "target_kl"),
-            *("num_threads", "noop_max", "obs_clip", "reward_clip", "snapshots"),
+            *("ent_coef", "vf_coef", "target_kl", "noop_max", "obs_clip", "reward_clip"),
+            "snapshots",
         ):
             check_range(name, getattr(self, name), low=0)
-        check_plasticity(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -536,11 +499,12 @@ class QuickstartConfig:
 
 
 def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
-    """Return the config that a config.json holds.
+    """Return the config that a config.json holds, also of a run before PFO became an intervention.
 
     Raises:
         UsageError: a field is missing, unknown or of another type, or no run could use its value.
     """
+    fields = _with_pfo_as_intervention(fields)
     known = {field.name for field in dataclasses.fields(config_class)}
     wrong = [f"{name} is missing" for name in sorted(known - set(fields))]
     wrong += [f"{name} is unknown" for name in sorted(set(fields) - known)]
@@ -555,18 +519,28 @@ def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
     return config_class(**fields | lists)
 
 
+def _with_pfo_as_intervention(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a record's fields with the five PFO flags of older runs as an intervention."""
+    old = {name: fields.get(f"pfo_{name}") for name in ("coef", "layers", "distance", "mode")}
+    fields = dict(fields)
+    network = fields.pop("pfo_network", None)
+    if network is None:
+        return fields
+    for name in old:
+        fields.pop(f"pfo_{name}", None)
+    if old["coef"]:
+        prefix = f"{network}." if network in ("actor", "critic") else ""
+        options = "coef={coef},scope={layers},distance={distance},mode={mode}".format(**old)
+        fields["intervention"] = [*(fields.get("intervention") or ()), f"{prefix}pfo:{options}"]
+    return fields
+
+
 def _same_type(value: Any, default: Any) -> bool:
     if isinstance(default, tuple):
         return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(default)
-
-
-def check_plasticity(config: PlasticityConfig) -> None:
-    """Raise `UsageError` for a probe or PFO setting that no run could use."""
-    check_range("probe", config.probe, low=0)
-    check_range("pfo_coef", config.pfo_coef, low=0)
 
 
 def check_seed(seed: int) -> None:

@@ -5,7 +5,6 @@ seeds that training can never draw.
 """
 
 import dataclasses
-import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,32 +15,24 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import smacv2
-from baselines.config import (
-    EvaluateConfig,
-    MappoConfig,
-    PpoConfig,
-    PqnConfig,
-    QmixConfig,
-    recorded_config,
-)
+from baselines.algorithms import ALGORITHMS
+from baselines.config import BattleConfig, EvaluateConfig, recorded_config
 from baselines.errors import UsageError, expected
-from baselines.experience.collect import Stream
-from baselines.experience.episodes import make_battles
-from baselines.networks.network import gumbel_noise
-from baselines.results.stats import wilson_interval
+from baselines.experience.battles import Battles, Outcome, make_battles
+from baselines.experience.collect import Choice, Clock, Collector, Tally
+from baselines.experience.episodes import FIRST_TRAINING_SEED
+from baselines.networks.actor_critic import gumbel_noise
 from baselines.runs import checkpoints
 from baselines.runs.checkpoints import Checkpoint, write_json
-from baselines.runs.folder import changed_keys, plain, prepare_torch
+from baselines.runs.folder import changed_keys, plain
+from baselines.runs.process import prepare_torch
 from baselines.runs.records import read_record, run_folders
+from baselines.runs.seeding import seeded_generator
+from smacv2.stats import wilson_interval
 
-# name: (what its record holds, module and function that evaluate: see `evaluate_battles`)
-ALGORITHMS = {
-    "mappo": (MappoConfig, "baselines.evaluation:evaluate_battles"),
-    "qmix": (QmixConfig, "baselines.evaluation:evaluate_battles"),
-    "pqn": (PqnConfig, "baselines.evaluation:evaluate_battles"),
-    "ppo": (PpoConfig, "baselines.ppo_evaluation:evaluate_episodes"),
-}
 BATTLES, BATTLE_ENVS = 1024, 256  # what is played unless told otherwise
+EPISODES, EPISODE_ENVS = 32, 8  # the same for episodes of one agent
+EPISODE_ENVS_AT_MOST = 512  # held-out sets of different --seed do not overlap
 SEEDS_APART = 2**16  # held-out sets of different --seed do not overlap below this many envs
 
 
@@ -108,27 +99,58 @@ def evaluate_battles(
     Raises:
         UsageError: the policy does not fit the environment.
     """
-    battles, num_envs = config.episodes or BATTLES, config.num_envs or BATTLE_ENVS
-    num_envs = min(num_envs, battles)
+    count, num_envs = config.episodes or BATTLES, config.num_envs or BATTLE_ENVS
+    num_envs = min(num_envs, count)
     if num_envs > SEEDS_APART:
         raise UsageError(f"--num-envs {config.num_envs}: it must be at most {SEEDS_APART}")
-    trained = recorded_config(ALGORITHMS[record["algorithm"]][0], record["config"])
-    module = importlib.import_module(f"baselines.learners.{record['algorithm']}")
-    env = make_battles(trained, num_envs)
-    agent = module.load_policy(trained, checkpoint, env, config.device)
+    algorithm = ALGORITHMS[record["algorithm"]]
+    trained = recorded_config(algorithm.config, record["config"])
+    battles = make_battles(dataclasses.replace(trained, device=config.device), num_envs)
+    agent = algorithm.load("load_policy")(trained, checkpoint, battles)
     if config.stochastic and not agent.samples:
         raise UsageError(
             f"--stochastic: {record['algorithm']} has values, no policy to sample from"
         )
     first_seed = smacv2.EVALUATION_SEED + config.seed * SEEDS_APART
-    played = play(env, agent, dataclasses.replace(config, episodes=battles), first_seed)
-    env.close()
+    played = play(battles, agent, dataclasses.replace(config, episodes=count), first_seed)
+    battles.close()
     return {
-        "environment": {"id": env.spec.id, "fingerprint": plain(env.unwrapped.fingerprint)},
+        "environment": {"id": battles.id, "fingerprint": plain(battles.fingerprint)},
         "first_seed": first_seed,
         "num_envs": num_envs,
         **statistics(played),
         "battles": {name: array.tolist() for name, array in vars(played).items()},
+    }
+
+
+def evaluate_episodes(
+    config: EvaluateConfig, record: dict[str, Any], checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """Play episodes with a run's policy; return environment, statistics and every episode.
+
+    Raises:
+        UsageError: too many envs or too high a seed, or the policy does not fit.
+    """
+    episodes = config.episodes or EPISODES
+    num_envs = min(config.num_envs or EPISODE_ENVS, episodes)
+    sets = FIRST_TRAINING_SEED // EPISODE_ENVS_AT_MOST
+    if num_envs > EPISODE_ENVS_AT_MOST:
+        raise UsageError(f"--num-envs {num_envs}: it must be at most {EPISODE_ENVS_AT_MOST}")
+    if config.seed >= sets:
+        raise UsageError(f"--seed {config.seed}: there are held-out sets 0 to {sets - 1}")
+    first_seed = config.seed * EPISODE_ENVS_AT_MOST
+    seeds = [first_seed + env for env in range(num_envs)]
+    policy = ALGORITHMS[record["algorithm"]].load("load_policy")(
+        record, checkpoint.weights, seeds, config.device
+    )
+    played = play_episodes(policy, episodes, config)
+    policy.env.close()
+    return {
+        "environment": {"id": policy.env.id, "fingerprint": plain(policy.env.fingerprint)},
+        "first_seed": first_seed,
+        "num_envs": num_envs,
+        **episode_statistics(played),
+        "played": {name: array.tolist() for name, array in played.items()},
     }
 
 
@@ -146,53 +168,96 @@ def find(path: Path) -> tuple[Path, dict[str, Any], Checkpoint, Path]:
 
 
 def evaluator(run: Path, record: dict[str, Any]) -> Callable[..., dict[str, Any]]:
-    """Return what evaluates a run's policy.
+    """Return the function that evaluates a run's policy.
 
     Raises:
         UsageError: the record names no known algorithm, or its config is not one of that algorithm.
     """
     if record["algorithm"] not in ALGORITHMS:
         raise UsageError(f"{run}: {expected('algorithm', record['algorithm'], ALGORITHMS)}")
-    config_class, target = ALGORITHMS[record["algorithm"]]
+    config_class = ALGORITHMS[record["algorithm"]].config
     try:
         recorded_config(config_class, record["config"])
     except UsageError as error:
         raise UsageError(f"{run}: {error}") from error
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return evaluate_battles if issubclass(config_class, BattleConfig) else evaluate_episodes
 
 
-def play(env: Any, agent: Any, config: EvaluateConfig, first_seed: int) -> Evaluation:
+def play(battles: Battles, agent: Any, config: EvaluateConfig, first_seed: int) -> Evaluation:
     """Play `config.episodes` battles, a fixed share in each env.
 
     Args:
-        env: vector environment.
-        agent: policy with `act`, `initial_hidden` and `samples`, see `networks.Agent`.
+        battles: to play.
+        agent: policy with `act`, `initial_hidden` and `samples`, see `networks.actor_critic.Agent`.
         config: says how many, and whether to sample.
         first_seed: env i plays the stream of `first_seed + i`.
     """
-    num_envs, sizes, device = env.num_envs, env.unwrapped, config.device
-    quota = config.episodes // num_envs + (np.arange(num_envs) < config.episodes % num_envs)
-    generator = torch.Generator(device)
-    generator.manual_seed(config.seed)
+    num_envs, sizes = battles.num_envs, battles.sizes
+    quota = shares(config.episodes, num_envs)
+    generator = seeded_generator(config.seed, config.device)
     shape = (num_envs, sizes.num_agents, sizes.num_actions)
-    hidden = agent.initial_hidden(num_envs).detach()
-    obs, info = env.reset(seed=first_seed)
-    stream = Stream.start(obs, info, hidden)
-    played, ended = np.zeros(num_envs, np.int64), []
+    battles.reset(first_seed)
+    collector = Collector(battles, agent.initial_hidden(num_envs).detach())
+    played, ended, clock = np.zeros(num_envs, np.int64), [], Clock()
     while (played < quota).any():
-        noise = gumbel_noise(shape, generator) if config.stochastic else None
+        seen = battles.observe()
         with torch.inference_mode():
-            seen = torch.from_numpy(stream.obs).to(device)
-            mask = torch.from_numpy(stream.info["action_mask"]).to(device).bool()
-            actions, _, hidden = agent.act(seen, mask, stream.hidden, noise)
-            *_, episodes = stream.advance(env, actions.cpu().numpy(), hidden)
-        counted = played[episodes["env"]] < quota[episodes["env"]]
-        played[episodes["env"]] += 1
-        ended.append({name: values[counted] for name, values in episodes.items()})
+            noise = gumbel_noise(shape, generator) if config.stochastic else None
+            choice = agent.act(seen.obs, seen.action_mask, collector.hidden, noise)
+            _, outcome = collector.step(Choice(*choice), clock)
+        envs = outcome.ended.cpu().numpy().nonzero()[0]
+        counted = played[envs] < quota[envs]
+        played[envs] += 1
+        ended.append(ended_episodes(envs[counted], collector.tally, outcome))
     arrays = {name: np.concatenate([episodes[name] for episodes in ended]) for name in ended[0]}
     order = np.argsort(arrays["env"], kind="stable")
     return Evaluation(**{name: values[order] for name, values in arrays.items()})
+
+
+def shares(episodes: int, num_envs: int) -> np.ndarray:
+    """Return the number of episodes that each env plays, (num_envs,)."""
+    return episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)
+
+
+def ended_episodes(envs: np.ndarray, tally: Tally, outcome: Outcome) -> dict[str, np.ndarray]:
+    """Return the fields of `Evaluation` for the envs (num_ended,) that ended with a step."""
+    columns = {
+        "episodic_return": tally.episodic_return,
+        "episodic_length": tally.episodic_length,
+        "battle_won": outcome.battle_won,
+        "draw": outcome.draw,
+        "truncated": outcome.truncated,
+    }
+    return {"env": envs} | {name: part.cpu().numpy()[envs] for name, part in columns.items()}
+
+
+def play_episodes(policy: Any, episodes: int, config: EvaluateConfig) -> dict[str, np.ndarray]:
+    """Play a fixed share of the episodes in each env; return `env` and each return and length."""
+    env, num_envs = policy.env, policy.env.num_envs
+    generator = torch.Generator(config.device).manual_seed(config.seed)
+    quota = shares(episodes, num_envs)
+    played, ended = np.zeros(num_envs, np.int64), []
+    returns, elapsed = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+    valid = np.ones(num_envs, bool)
+    raw = env.reset()
+    while (played < quota).any():
+        obs = policy.preprocessor.observe(raw, elapsed, learn=False).to(config.device)
+        noise = None
+        if config.stochastic:
+            noise = policy.distribution.draw_noise((num_envs,), generator)
+        steps = env.step(policy.act(obs, noise))
+        raw, returns, elapsed = steps.obs, returns + steps.reward, elapsed + valid
+        for one in np.flatnonzero(steps.ended):
+            if played[one] < quota[one]:
+                ended.append((one, returns[one], elapsed[one]))
+            played[one] += 1
+        returns, elapsed = np.where(steps.ended, 0.0, returns), np.where(steps.ended, 0, elapsed)
+        valid = ~steps.resets
+    ended.sort(key=lambda episode: episode[0])
+    names = ("env", "episodic_return", "episodic_length")
+    return {
+        name: np.array(column) for name, column in zip(names, zip(*ended, strict=True), strict=True)
+    }
 
 
 def statistics(battles: Evaluation) -> dict[str, Any]:
@@ -208,6 +273,21 @@ def statistics(battles: Evaluation) -> dict[str, Any]:
         "episodic_length": float(battles.episodic_length.mean()),
         "draws": int(battles.draw.sum()),
         "timeouts": int(battles.truncated.sum()),
+    }
+
+
+def episode_statistics(played: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the numbers that are reported; the interval is the mean's, by its standard error."""
+    returns = played["episodic_return"]
+    deviation = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
+    half = 1.96 * deviation / np.sqrt(len(returns))
+    return {
+        "episodes": len(returns),
+        "episodic_return": float(returns.mean()),
+        "episodic_return_interval_95": [float(returns.mean() - half), float(returns.mean() + half)],
+        "episodic_return_deviation": deviation,
+        "episodic_return_extremes": [float(returns.min()), float(returns.max())],
+        "episodic_length": float(played["episodic_length"].mean()),
     }
 
 

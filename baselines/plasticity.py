@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from baselines.config import PlasticityConfig
+from baselines.config import RunConfig
 from baselines.errors import UsageError
 from ppo_plasticity import drift, trust_region
 from ppo_plasticity.interventions import PFO, Interventions, LossInputs, ModuleHandle, parse
@@ -25,7 +25,7 @@ LOSSES = ("losses/pfo", "losses/interventions")  # in the order of `Terms`
 
 
 def interventions_of(
-    config: PlasticityConfig, network: str, networks: Sequence[str] = NETWORKS
+    config: RunConfig, network: str, networks: Sequence[str] = NETWORKS
 ) -> Interventions:
     """Return the interventions that the flags ask for on a network, fresh ones at each call.
 
@@ -112,11 +112,10 @@ class Reference(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Loss terms of a network's interventions, and the rows that may still train the network."""
+    """Loss terms of a network's interventions."""
 
-    pfo: Tensor  # scalar
-    others: Tensor  # scalar
-    kept: Tensor | None  # (rows,) bool; None: all rows
+    pfo: Tensor  # scalar, or (seeds,)
+    others: Tensor  # same shape
 
 
 class View(NamedTuple):
@@ -171,6 +170,15 @@ class Plasticity:
             outputs = call()
         return Pass(outputs, captured.preactivations)
 
+    def kept_rows(self, new: Pass, old: Pass | None) -> Tensor | None:
+        """Return (rows,) bool, the rows of a minibatch that may still train; None: all rows.
+
+        Args:
+            new: the network on the minibatch.
+            old: the older network on the same rows; not read unless `compares`.
+        """
+        return self.hooks.kept_rows(self._inputs(new, old)) if self.changes("rows") else None
+
     def terms(
         self,
         new: Pass,
@@ -178,7 +186,7 @@ class Plasticity:
         again: tuple[Tensor, Tensor] | None = None,
         weights: Tensor | None = None,
     ) -> Terms:
-        """Return the interventions' loss terms on a minibatch, and the rows that may still train.
+        """Return the interventions' loss terms on a minibatch.
 
         Args:
             new: the network on the minibatch.
@@ -187,8 +195,8 @@ class Plasticity:
             weights: (rows,) how much each row counts, sum 1; None: all rows count alike.
         """
         pfo = others = new.outputs.new_zeros(())
-        if not self.compares:
-            return Terms(pfo, others, None)
+        if not self.changes("loss"):
+            return Terms(pfo, others)
         inputs = self._inputs(new, old, again or (None, None), weights)
         for hook in self.hooks.that_change("loss"):
             term = hook.loss(self.handle, inputs)
@@ -196,9 +204,15 @@ class Plasticity:
                 pfo = pfo + term
             else:
                 others = others + term
-        return Terms(pfo, others, self.hooks.kept_rows(inputs) if self.changes("rows") else None)
+        return Terms(pfo, others)
 
-    def _inputs(self, new: Pass, old: Pass, again: tuple, weights: Tensor | None) -> LossInputs:
+    def _inputs(
+        self,
+        new: Pass,
+        old: Pass,
+        again: tuple[Tensor | None, Tensor | None] = (None, None),
+        weights: Tensor | None = None,
+    ) -> LossInputs:
         nothing = torch.empty(0)
         return LossInputs(
             new.outputs,
@@ -243,7 +257,7 @@ def any_changes(plasticity: Iterable[Plasticity], what: str) -> bool:
     return any(network.changes(what) for network in plasticity)
 
 
-def is_due(config: PlasticityConfig, iteration: int) -> bool:
+def is_due(config: RunConfig, iteration: int) -> bool:
     """Return whether iteration 0, 1, ... is measured."""
     return config.probe > 0 and iteration % config.probe == 0
 

@@ -1,15 +1,12 @@
-"""Named sets of defaults: what each profile sets for each learner (PPO: and kind of environment).
+"""Named sets of defaults: the fields that each profile sets for each algorithm.
 
-A profile changes defaults only: any flag given apart wins. docs/baselines.md tells where each
-number comes from. It imports no PyTorch, so that `--help` stays quick.
+PPO's depend on the kind of environment too. A profile changes defaults only: any flag given apart
+wins. The pages of the algorithms tell where each number comes from.
 """
 
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
-from baselines.config import MappoConfig, PpoConfig, PqnConfig, QmixConfig
-from baselines.errors import UsageError, expected
+Profiles = dict[str, dict[str, Any]]  # name: {field of the algorithm's config: default}
 
 ATARI, CONTINUOUS, OTHER = "atari", "continuous", "other"
 MUJOCO = (
@@ -81,7 +78,7 @@ _PAPER_OTHER = {**_OTHER_COMMON, **_PAPER, "probe": 3}
 _FIXED = {"step_trunk_twice": False, "timeout_is_terminal": False}
 
 # profile: {kind of environment: fields of PpoConfig that it sets}
-PROFILES: dict[str, dict[str, dict[str, Any]]] = {
+PPO: dict[str, Profiles] = {
     "cleanrl": {ATARI: _ATARI_COMMON, CONTINUOUS: {}, OTHER: _OTHER_COMMON},
     "fast": {
         ATARI: {**_ATARI_COMMON, "num_envs": 32, "num_minibatches": 8},
@@ -112,56 +109,46 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-LEARNERS: dict[str, type] = {
-    "ppo": PpoConfig,
-    "mappo": MappoConfig,
-    "qmix": QmixConfig,
-    "pqn": PqnConfig,
+MAPPO: Profiles = {
+    "batched": {},
+    "smacv2_paper": {  # benellis3/mappo, as the published curves were made
+        "num_envs": 8,
+        "num_steps": 64,
+        "agent_id": True,
+        "learning_rate": 5e-4,
+        "anneal_lr": False,
+        "gae_lambda": 0.99,
+        "update_epochs": 10,
+        "num_minibatches": 1,
+        "clip_coef": 0.1,
+        "ent_coef": 0.0,
+        "max_grad_norm": 10.0,
+        "clip_vloss": False,
+        "value_norm": False,
+        "timeout_is_terminal": True,
+    },
 }
 
-# learner of battles: {profile: fields that it sets}; the classes' own defaults are "batched"
-BATTLE_PROFILES: dict[str, dict[str, dict[str, Any]]] = {
-    "mappo": {
-        "batched": {},
-        "smacv2_paper": {  # benellis3/mappo, as the published curves were made
-            "num_envs": 8,
-            "num_steps": 64,
-            "agent_id": True,
-            "learning_rate": 5e-4,
-            "anneal_lr": False,
-            "gae_lambda": 0.99,
-            "update_epochs": 10,
-            "num_minibatches": 1,
-            "clip_coef": 0.1,
-            "ent_coef": 0.0,
-            "max_grad_norm": 10.0,
-            "clip_vloss": False,
-            "value_norm": False,
-            "timeout_is_terminal": True,
-        },
+QMIX: Profiles = {
+    "batched": {},
+    "smacv2_paper": {  # benellis3/pymarl2, as the published curves were made
+        "num_envs": 8,
+        "encoder": "plain",
+        "hidden_size": 64,
+        "mixer_size": 32,
+        "hypernet_size": 64,
+        "learning_rate": 1e-3,
+        "anneal_lr": False,
+        "max_grad_norm": 10.0,
+        "td_lambda": 0.4,
+        "epsilon_start": 1.0,
+        "epsilon_end": 0.05,
+        "epsilon_steps": 100_000,
+        "buffer_episodes": 5000,
+        "batch_episodes": 128,
+        "updates_per_rollout": 1,
+        "target_update_episodes": 200,
     },
-    "qmix": {
-        "batched": {},
-        "smacv2_paper": {  # benellis3/pymarl2, as the published curves were made
-            "num_envs": 8,
-            "encoder": "plain",
-            "hidden_size": 64,
-            "mixer_size": 32,
-            "hypernet_size": 64,
-            "learning_rate": 1e-3,
-            "anneal_lr": False,
-            "max_grad_norm": 10.0,
-            "td_lambda": 0.4,
-            "epsilon_start": 1.0,
-            "epsilon_end": 0.05,
-            "epsilon_steps": 100_000,
-            "buffer_episodes": 5000,
-            "batch_episodes": 128,
-            "updates_per_rollout": 1,
-            "target_update_episodes": 200,
-        },
-    },
-    "pqn": {"batched": {}},
 }
 
 
@@ -171,31 +158,3 @@ def kind_of(env_id: str) -> str:
     if name.startswith("ALE/"):
         return ATARI
     return CONTINUOUS if name.partition("-v")[0] in MUJOCO else OTHER
-
-
-def profile_defaults(command: str, arguments: Sequence[str]) -> Any:
-    """Return a learner's defaults for the `--profile` (PPO: and `--env`) among the arguments.
-
-    Raises:
-        UsageError: there is no such profile.
-    """
-    config_class = LEARNERS[command]
-    profile = _flag(arguments, "profile", config_class.profile)
-    profiles = PROFILES if command == "ppo" else BATTLE_PROFILES[command]
-    if profile not in profiles:
-        raise UsageError(f"{command}: --profile {expected('profile', profile, profiles)}")
-    if command != "ppo":
-        return config_class(profile=profile, **profiles[profile])
-    env_id = _flag(arguments, "env", PpoConfig.env)
-    return PpoConfig(env=env_id, profile=profile, **PROFILES[profile][kind_of(env_id)])
-
-
-def _flag(arguments: Sequence[str], name: str, default: str) -> str:
-    """Return the last value given for a flag, as `--name value` or `--name=value`."""
-    value = default
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        if argument == f"--{name}" and following:
-            value = following
-        elif argument.startswith(f"--{name}="):
-            value = argument.partition("=")[2]
-    return value

@@ -2,19 +2,20 @@
 
 from baselines import evaluation
 from baselines.config import EvaluateConfig, MappoConfig, QuickstartConfig
-from baselines.learners import mappo
-from baselines.runs.folder import exit_status
+from baselines.runs import loop
+from baselines.runs.process import exit_status
 
 
 def main(config: QuickstartConfig) -> int:
     """Train MAPPO, evaluate it on held-out battles, say what to try next; return exit status."""
-    (path,), stopped = mappo.train(
+    (path,), stopped = loop.train(
+        "mappo",
         MappoConfig(
             env=config.env,
             seed=config.seed,
             total_steps=config.total_steps,
             runs_dir=config.runs_dir,
-        )
+        ),
     )
     if stopped is not None:
         return exit_status(stopped)

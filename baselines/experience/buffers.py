@@ -1,17 +1,16 @@
 """Preallocated storage for one rollout, time first, written in place."""
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.experience.battles import Battles, Observation, Outcome
+
 
 class RolloutBuffer:
-    """All that one iteration needs of `num_steps` steps of `num_envs` battles.
+    """`num_steps` steps of `num_envs` battles.
 
-    Row `step` holds what the policy saw, what it did and what came of it. `valid[step]` is False on
-    reset rows (see `rollout.Stream`). The `+ 1` row is what the policy sees next: it bootstraps.
+    Row `step` holds observations, actions and outcomes. `valid[step]` is False on reset rows (see
+    `battles.Battles`). The last row holds the observations after the last step, for bootstrapping.
     The first `history` rows repeat the end of the rollout before (at the start: reset rows).
 
         obs           (num_steps + 1, num_envs, num_agents, obs_size) float32
@@ -27,34 +26,32 @@ class RolloutBuffer:
         truncated     (num_steps, num_envs) bool
 
     Args:
-        env: vector environment whose sizes count.
+        battles: whose sizes and device count.
         num_steps: rollout length, `history` included.
-        device: PyTorch device.
         history: rows kept from the rollout before.
-        memory_size: numbers that the policy carries from step to step, kept when not 0.
+        memory_size: size of the policy's hidden state, which is stored if it is not 0.
     """
 
     def __init__(
         self,
-        env: Any,
+        battles: Battles,
         num_steps: int,
-        device: str = "cpu",
         *,
         history: int = 0,
         memory_size: int = 0,
     ) -> None:
-        unwrapped, num_envs = env.unwrapped, env.num_envs
-        per_agent = (num_envs, unwrapped.num_agents)
+        sizes, num_envs, device = battles.sizes, battles.num_envs, battles.device
+        per_agent = (num_envs, sizes.num_agents)
         self.num_steps, self.history, self.memory_size = num_steps, history, memory_size
 
         def empty(steps: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(steps, *shape, dtype=dtype, device=device)
 
-        self.obs = empty(num_steps + 1, *per_agent, unwrapped.obs_size)
-        self.state = empty(num_steps + 1, num_envs, unwrapped.state_size)
+        self.obs = empty(num_steps + 1, *per_agent, sizes.obs_size)
+        self.state = empty(num_steps + 1, num_envs, sizes.state_size)
         self.alive = empty(num_steps + 1, *per_agent, dtype=torch.bool)
         self.valid = empty(num_steps + 1, num_envs, dtype=torch.bool)
-        self.action_mask = empty(num_steps + 1, *per_agent, unwrapped.num_actions, dtype=torch.bool)
+        self.action_mask = empty(num_steps + 1, *per_agent, sizes.num_actions, dtype=torch.bool)
         self.actions = empty(num_steps, *per_agent, dtype=torch.int64)
         self.log_probs = empty(num_steps, *per_agent)
         self.memory = empty(num_steps + 1, *per_agent, memory_size)
@@ -62,21 +59,35 @@ class RolloutBuffer:
         self.terminated = empty(num_steps, num_envs, dtype=torch.bool)
         self.truncated = empty(num_steps, num_envs, dtype=torch.bool)
 
-    def observe(self, step: int, obs: np.ndarray, info: dict[str, Any], valid: np.ndarray) -> None:
-        """Write what the policy sees at `step` (0 to num_steps)."""
-        self.obs[step].copy_(torch.from_numpy(obs))
-        self.state[step].copy_(torch.from_numpy(info["state"]))
-        self.alive[step].copy_(torch.from_numpy(info["alive"]))
-        self.action_mask[step].copy_(torch.from_numpy(info["action_mask"]))
-        self.valid[step].copy_(torch.from_numpy(valid))
+    def observe(self, step: int, seen: Observation, hidden: Tensor) -> None:
+        """Write what agents see at `step` (0 to num_steps), and the policy's hidden state."""
+        self.obs[step].copy_(seen.obs)
+        self.state[step].copy_(seen.state)
+        self.alive[step].copy_(seen.alive)
+        self.action_mask[step].copy_(seen.action_mask)
+        self.valid[step].copy_(seen.valid)
+        if self.memory_size:
+            self.memory[step].copy_(hidden)
 
     def record(
-        self, step: int, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+        self, step: int, actions: Tensor, log_probs: Tensor | None, outcome: Outcome
     ) -> None:
-        """Write what came of the actions of `step` (0 to num_steps - 1)."""
-        self.rewards[step].copy_(torch.from_numpy(reward))
-        self.terminated[step].copy_(torch.from_numpy(terminated))
-        self.truncated[step].copy_(torch.from_numpy(truncated))
+        """Write the actions of `step` (0 to num_steps - 1) and their outcome."""
+        self.actions[step].copy_(actions)
+        if log_probs is not None:
+            self.log_probs[step].copy_(log_probs)
+        self.rewards[step].copy_(outcome.reward)
+        self.terminated[step].copy_(outcome.terminated)
+        self.truncated[step].copy_(outcome.truncated)
+
+    @property
+    def done(self) -> Tensor:
+        """Whether the episode ends with the step, (num_steps, num_envs) bool."""
+        return self.terminated | self.truncated
+
+    def count_valid(self) -> int:
+        """Return the number of steps in the rollout, reset rows and history left out."""
+        return int(self.valid[self.history : -1].sum())
 
     def repeat_end(self) -> None:
         """Begin a rollout: let the first `history` rows be the last ones of the rollout before."""
@@ -85,24 +96,25 @@ class RolloutBuffer:
             tensor[: self.history] = last
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the rows that the next rollout begins with."""
+        """Return the rows with which the next rollout begins."""
         rows = slice(self.num_steps - self.history, self.num_steps)
         return {name: tensor[rows].cpu() for name, tensor in self._tensors().items()}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore the rows that `state_dict` returned."""
         for name, tensor in self._tensors().items():
             tensor[self.num_steps - self.history : self.num_steps] = saved[name]
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
-    def keep(self) -> Tensor:
+    def carry(self) -> Tensor:
         """Return (num_steps + 1, num_envs) float32: 0.0 where a step begins a new episode.
 
-        A reset row still sees the last observation of its episode with the hidden state of its
-        episode, as V(s_T) needs it; the row after it starts from zero.
+        The hidden state is multiplied by it. A reset row still sees the last observation of its
+        episode with the hidden state of its episode, as V(s_T) needs it; the row after it starts
+        from zero.
         """
-        keep = torch.ones_like(self.valid, dtype=torch.float32)
-        keep[1:] = self.valid[:-1]
-        return keep
+        carry = torch.ones_like(self.valid, dtype=torch.float32)
+        carry[1:] = self.valid[:-1]
+        return carry

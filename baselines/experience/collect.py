@@ -1,20 +1,16 @@
-"""Collection of experience from NEXT_STEP vector environments."""
+"""Collection of experience: the one loop that plays battles, and the statistics of what it saw."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.experience.battles import Battles, Observation, Outcome
 from baselines.experience.buffers import RolloutBuffer
 
-Shown = tuple[Tensor, Tensor, Tensor, Tensor]
-"""To a policy, of one vector environment: obs, action_mask, hidden state, noise."""
-Choice = tuple[Tensor, Tensor | None, Tensor]
-"""Actions, their log-probabilities or None, the hidden state after."""
+Metrics = dict[str, float]
 
 
 class Clock:
@@ -31,204 +27,170 @@ class Clock:
         self._last = now
 
     def lap(self) -> dict[str, float]:
-        """Return the seconds of each part and start again."""
+        """Return the seconds of each part, and start again."""
         seconds, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
         return seconds
 
 
-@dataclasses.dataclass
-class Stream:
-    """Where a vector environment stands between two steps.
+class Tally:
+    """Statistics of episodes: a running account of each env's, and totals of those that ended.
 
-    After the step that ends a battle, the next row is a reset row: the policy sees the true last
-    observation once more, its action is ignored, and nothing of that row counts. `previous_done`
-    marks it; `valid = ~previous_done`.
-    """
-
-    obs: np.ndarray  # (num_envs, num_agents, obs_size) float32
-    info: dict[str, Any]
-    previous_done: np.ndarray  # (num_envs,) bool
-    hidden: Tensor  # (num_envs, num_agents, memory_size) float32
-    episodic_return: np.ndarray  # (num_envs,) float64, of the battle being played
-    episodic_length: np.ndarray  # (num_envs,) int64, its steps so far
-
-    @classmethod
-    def start(cls, obs: np.ndarray, info: dict[str, Any], hidden: Tensor) -> "Stream":
-        """Begin with what `env.reset` returned and a zero hidden state."""
-        num_envs = len(obs)
-        zeros = np.zeros(num_envs)
-        return cls(obs, info, np.zeros(num_envs, bool), hidden, zeros, zeros.astype(np.int64))
-
-    def advance(
-        self, env: Any, actions: np.ndarray, hidden: Tensor
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Step the environment once.
-
-        Returns:
-            Reward, terminated, truncated, each (num_envs,), and the battles that ended with this
-            step: `env, episodic_return, episodic_length, battle_won, draw, truncated`.
-        """
-        valid = ~self.previous_done
-        self.obs, reward, terminated, truncated, self.info = env.step(actions)
-        self.hidden = hidden * torch.from_numpy(valid).to(hidden.device).view(-1, 1, 1)
-        self.episodic_return = np.where(valid, self.episodic_return + reward, 0.0)
-        self.episodic_length = np.where(valid, self.episodic_length + 1, 0)
-        self.previous_done = terminated | truncated
-        ended = np.flatnonzero(self.previous_done)
-        episodes = {
-            "env": ended,
-            "episodic_return": self.episodic_return[ended],
-            "episodic_length": self.episodic_length[ended],
-            "battle_won": self.info["battle_won"][ended].astype(bool),
-            "draw": self.info["draw"][ended].astype(bool),
-            "truncated": truncated[ended].astype(bool),
-        }
-        return reward, terminated, truncated, episodes
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return everything but obs and info, which `env.last()` gives again."""
-        return {
-            "previous_done": torch.from_numpy(self.previous_done.copy()),
-            "hidden": self.hidden.cpu(),
-            "episodic_return": torch.from_numpy(self.episodic_return.copy()),
-            "episodic_length": torch.from_numpy(self.episodic_length.copy()),
-        }
-
-    def restore(self, env: Any, saved_env: dict[str, np.ndarray], saved: dict[str, Tensor]) -> None:
-        """Put back the environment's `checkpoint` and what `state_dict` returned with it."""
-        env.unwrapped.restore(saved_env)
-        self.obs, self.info = env.unwrapped.last()
-        self.load_state_dict(saved)
-
-    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` returned."""
-        self.previous_done = saved["previous_done"].numpy()
-        self.hidden = saved["hidden"].to(self.hidden.device)
-        self.episodic_return = saved["episodic_return"].numpy()
-        self.episodic_length = saved["episodic_length"].numpy()
-
-
-@dataclasses.dataclass
-class Collector:
-    """One vector environment while its rollout is collected.
+    All tensors stay on the device. `read` is the one transfer of an iteration.
 
     Args:
-        env: vector environment.
-        stream: where it stands; advanced in place.
-        noise: (steps, num_envs, num_agents, num_actions) for `act`.
-        buffer: filled in place, after the rows of its history.
+        num_envs: battles at once.
+        device: PyTorch device.
     """
 
-    env: Any
-    stream: Stream
-    noise: Tensor
-    buffer: RolloutBuffer
-    ended: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+    TOTALS = ("episodes", "episodic_return", "episodic_length", "win_rate", "draw_rate")
+    TOTALS += ("timeout_rate",)
 
-    def observe(self, step: int) -> None:
-        """Write what is seen at a row of the buffer."""
-        self.buffer.observe(step, self.stream.obs, self.stream.info, ~self.stream.previous_done)
-        if self.buffer.memory_size:
-            self.buffer.memory[step].copy_(self.stream.hidden)
+    def __init__(self, num_envs: int, device: torch.device) -> None:
+        self.episodic_return = torch.zeros(num_envs, dtype=torch.float64, device=device)
+        self.episodic_length = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(len(self.TOTALS), dtype=torch.float64, device=device)
+        self._ones = torch.ones_like(self.episodic_return)
 
-    def shown(self, step: int) -> Shown:
-        """Return what a policy gets at a row of the buffer."""
-        buffer = self.buffer
-        noise = self.noise[step - buffer.history]
-        return buffer.obs[step], buffer.action_mask[step], self.stream.hidden, noise
-
-    def act(self, step: int, choice: Choice, orders: np.ndarray) -> None:
-        """Step the environment; write what was chosen at a row and what came of it.
+    def add(self, valid: Tensor, outcome: Outcome) -> None:
+        """Book one step.
 
         Args:
-            step: the row.
-            choice: of the policy.
-            orders: its actions (num_envs, num_agents).
+            valid: (num_envs,) bool, False on reset rows.
+            outcome: of the step.
         """
-        actions, log_probs, hidden = choice
-        self.buffer.actions[step].copy_(actions)
-        if log_probs is not None:
-            self.buffer.log_probs[step].copy_(log_probs)
-        result = self.stream.advance(self.env, orders, hidden)
-        reward, terminated, truncated, episodes = result
-        self.buffer.record(step, reward, terminated, truncated)
-        self.ended.append(episodes)
+        resets = ~valid
+        self.episodic_return.add_(outcome.reward).masked_fill_(resets, 0.0)
+        self.episodic_length.add_(1).masked_fill_(resets, 0)
+        ended = outcome.ended
+        columns = (self._ones, self.episodic_return, self.episodic_length, outcome.battle_won)
+        columns = torch.stack([c.double() for c in (*columns, outcome.draw, outcome.truncated)])
+        self.totals.add_(columns.masked_fill_(~ended, 0.0).sum(1))
+
+    def read(self) -> Metrics:
+        """Return the `charts/*` means over the episodes that ended since the last call."""
+        episodes, *totals = self.totals.tolist()
+        self.totals.zero_()
+        if not episodes:
+            return {"charts/episodes": 0}
+        means = {
+            f"charts/{name}": total / episodes
+            for name, total in zip(self.TOTALS[1:], totals, strict=True)
+        }
+        return {"charts/episodes": int(episodes), **means}
 
 
-def collect(
-    act: Callable[[list[Shown]], Sequence[Choice]], collectors: Sequence[Collector], clock: Clock
-) -> list[dict[str, np.ndarray]]:
-    """Fill the buffers of vector environments of one shape with their next steps.
+class Seen(NamedTuple):
+    """Inputs of a policy for one step."""
+
+    obs: Tensor  # (num_envs, num_agents, obs_size)
+    action_mask: Tensor  # (num_envs, num_agents, num_actions) bool
+    hidden: Tensor  # (num_envs, num_agents, memory_size)
+    noise: Tensor | None  # (num_envs, num_agents, num_actions); None: greedy
+
+
+class Choice(NamedTuple):
+    """Outputs of a policy for one step."""
+
+    actions: Tensor  # (num_envs, num_agents) int64
+    log_probs: Tensor | None  # (num_envs, num_agents); None for a policy without probabilities
+    hidden: Tensor  # (num_envs, num_agents, memory_size) after the step
+
+
+class Collector:
+    """Plays battles with a policy, and writes each step into a rollout buffer.
 
     Args:
-        act: chooses for all of them.
-        collectors: the environments.
-        clock: books env and inference time.
+        battles: just reset.
+        hidden: (num_envs, num_agents, memory_size) at the start of episodes.
+        buffer: filled in place, after the rows of its history; None for a learner with a replay.
 
-    Returns:
-        The battles that ended meanwhile in each, see `Stream.advance`.
+    Attributes:
+        hidden: the policy's hidden state before the next step.
+        tally: statistics of the episodes.
     """
-    buffer = collectors[0].buffer
-    for step in range(buffer.history, buffer.num_steps):
-        for one in collectors:
-            one.observe(step)
-        with torch.inference_mode():
-            choices = act([one.shown(step) for one in collectors])
-            orders = [actions.cpu().numpy() for actions, _, _ in choices]
-            clock.spent("inference")
-            for one, choice, order in zip(collectors, choices, orders, strict=True):
-                one.act(step, choice, order)
-            clock.spent("env")
-    for one in collectors:
-        one.observe(buffer.num_steps)
-    clock.spent("inference")
-    return [concatenate(one.ended) for one in collectors]
 
+    def __init__(
+        self, battles: Battles, hidden: Tensor, buffer: RolloutBuffer | None = None
+    ) -> None:
+        self.battles, self.hidden, self.buffer = battles, hidden, buffer
+        self.tally = Tally(battles.num_envs, battles.device)
 
-def each(act: Callable[..., Choice]) -> Callable[[list[Shown]], list[Choice]]:
-    """Return what lets a policy such as `Agent.act` choose for one environment after the other."""
-    return lambda shown: [act(*one) for one in shown]
+    def collect(self, act: Callable[..., Choice], noise: Tensor, clock: Clock) -> None:
+        """Fill the buffer with the next steps of every env.
 
+        Args:
+            act: the policy: the fields of `Seen` to a `Choice`.
+            noise: (steps, num_envs, num_agents, num_actions) for `act`.
+            clock: books env and inference time.
+        """
+        for row, step_noise in enumerate(noise, self.buffer.history):
+            with torch.inference_mode():
+                choice = Choice(*act(*self.look(row, step_noise)))
+                self.advance(row, choice, clock)
+        self.finish(clock)
 
-def concatenate(ended: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the battles of several steps as one."""
-    return {name: np.concatenate([episodes[name] for episodes in ended]) for name in ended[0]}
+    def look(self, row: int, noise: Tensor | None) -> Seen:
+        """Write what agents see into a row of the buffer; return the inputs of the policy."""
+        self.buffer.observe(row, self.battles.observe(), self.hidden)
+        return Seen(self.buffer.obs[row], self.buffer.action_mask[row], self.hidden, noise)
+
+    def advance(self, row: int, choice: Choice, clock: Clock) -> None:
+        """Play one step, and write it into a row of the buffer."""
+        outcome = self.step(choice, clock)[1]
+        self.buffer.record(row, choice.actions, choice.log_probs, outcome)
+        clock.spent("env")
+
+    def finish(self, clock: Clock) -> None:
+        """Write what agents see after the last step into the last row of the buffer."""
+        self.buffer.observe(self.buffer.num_steps, self.battles.observe(), self.hidden)
+        clock.spent("inference")
+
+    def step(self, choice: Choice, clock: Clock) -> tuple[Observation, Outcome]:
+        """Play one step without a buffer; return what was seen before it, and its outcome."""
+        seen = self.battles.observe()
+        clock.spent("inference")
+        outcome = self.battles.step(choice.actions)
+        self.hidden = choice.hidden * seen.valid.view(-1, 1, 1)
+        self.tally.add(seen.valid, outcome)
+        return seen, outcome
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything but the environment's own state."""
+        return {
+            "previous_done": ~self.battles.observe().valid.cpu(),
+            "hidden": self.hidden.cpu(),
+            "episodic_return": self.tally.episodic_return.clone().cpu(),
+            "episodic_length": self.tally.episodic_length.clone().cpu(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Restore a state that `state_dict` returned, after the environment's own."""
+        self.battles.mark_resets(saved["previous_done"])
+        self.hidden = saved["hidden"].to(self.hidden.device)
+        self.tally.episodic_return.copy_(saved["episodic_return"])
+        self.tally.episodic_length.copy_(saved["episodic_length"])
 
 
 def iteration_metrics(
-    episodes: dict[str, np.ndarray],
+    played: Metrics,
     steps: int,
     optimizer: torch.optim.Optimizer,
     seconds: dict[str, float],
-    metrics: dict[str, float],
-) -> dict[str, float]:
-    """Return what a learner of battles logs of an iteration.
+    learned: Metrics,
+) -> Metrics:
+    """Return the metrics that a multi-agent learner logs of an iteration.
 
     Args:
-        episodes: battles that ended in it.
-        steps: environment steps that it took.
+        played: of the battles that ended in the iteration, see `Tally.read`.
+        steps: environment steps of the iteration.
         optimizer: tells the learning rate.
-        seconds: of each part of it, see `Clock.lap`; of all seeds that shared it.
-        metrics: of the update.
+        seconds: of each part, see `Clock.lap`; of all seeds that shared the iteration.
+        learned: of the update.
     """
     return {
-        **episode_metrics(episodes),
+        **played,
         "charts/SPS": steps / sum(seconds.values()),
         "charts/learning_rate": float(optimizer.param_groups[0]["lr"]),
-        **metrics,
+        **learned,
         **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
-    }
-
-
-def episode_metrics(episodes: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the `charts/*` means over finished battles; empty when none finished."""
-    if len(episodes["env"]) == 0:
-        return {"charts/episodes": 0}
-    return {
-        "charts/episodes": len(episodes["env"]),
-        "charts/win_rate": float(episodes["battle_won"].mean()),
-        "charts/episodic_return": float(episodes["episodic_return"].mean()),
-        "charts/episodic_length": float(episodes["episodic_length"].mean()),
-        "charts/draw_rate": float(episodes["draw"].mean()),
-        "charts/timeout_rate": float(episodes["truncated"].mean()),
     }

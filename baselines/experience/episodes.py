@@ -1,77 +1,24 @@
-"""Gymnasium ids to vector environments; errors name the id or option and its nearest match.
+"""Single-agent environments of Gymnasium, ALE and EnvPool under one contract.
 
-`make_env` makes battles of several agents. `make_vector_env` makes everything else, whoever steps
-it, as a `VectorEnv`: one seed an env, NEXT_STEP resets, float32, rewards as the environment pays
-them.
+`make_vector_env` returns a `VectorEnv`: one seed per env, NEXT_STEP resets, float32 or uint8
+observations, rewards as the environment pays them.
 """
 
 import dataclasses
-import importlib
 import importlib.util
-import re
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from baselines.config import BattleConfig, PpoConfig
+from baselines.config import PpoConfig
 from baselines.errors import UsageError, expected
+from baselines.experience.ids import FAILURES, advice, parse_options, resolve_id
 from baselines.profiles import ATARI, CONTINUOUS, kind_of
 
-# What a wrong option, a missing driver or too many battles raise while an environment is made.
-FAILURES = (
-    *(TypeError, ValueError, KeyError, RuntimeError, ImportError, MemoryError, OverflowError),
-    gymnasium.error.Error,
-)
-NOT_OPTIONS = ("id", "num_envs", "vector_kwargs", "wrappers")  # keywords of gymnasium.make_vec
-
-
-def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> Any:
-    """Make a vector environment that keeps the contract of docs/baselines.md.
-
-    Args:
-        env_id: Gymnasium id, version optional; `module:id` imports `module` first.
-        num_envs: battles in it.
-        options: `key=value` texts, passed to the environment as keywords.
-
-    Raises:
-        UsageError: the id, an option or its value is not known, or the machine cannot make it.
-    """
-    name, keywords = resolve_id(env_id), parse_options(options)
-    if name.startswith("smacv2/") and "scenario" in keywords:
-        raise UsageError(
-            f"--env-option scenario={keywords['scenario']}: --env names the scenario; of your own"
-            " after smacv2.register_scenario(file) in a module: --env module:smacv2/name"
-        )
-    try:
-        env = gymnasium.make_vec(name, num_envs=num_envs, **keywords)
-    except FAILURES as error:
-        given = [f"--num-envs {num_envs}", *(f"--env-option {option}" for option in options)]
-        raise UsageError(f"{name} {' '.join(given)}: {first_line(error)}") from error
-    lacking = [name for name in ("num_agents", "state_size") if not hasattr(env.unwrapped, name)]
-    if lacking:
-        env.close()
-        raise UsageError(
-            f"{name} is not a multi-agent battle: it has no {' and no '.join(lacking)}"
-        )
-    return env
-
-
-OPEN_LOOP = ("obs_starcraft=false", "obs_timestep_number=true")  # agents see the time only
-
-
-def make_battles(config: BattleConfig, num_envs: int | None = None) -> Any:
-    """Make the environment of a learner of battles, see `make_env`.
-
-    Args:
-        config: says which, with what options.
-        num_envs: battles in it; default the config's.
-    """
-    options = (*config.env_option, *(OPEN_LOOP if config.open_loop else ()))
-    return make_env(config.env, num_envs or config.num_envs, options)
+FIRST_TRAINING_SEED = 2**16  # lower ones are for evaluation, see `baselines.evaluation`
 
 
 @dataclasses.dataclass
@@ -157,6 +104,13 @@ class VectorEnv:
             resets = ended if self.source == "ale" else done
         reward = reward.astype(np.float32)
         return Steps(self._cast(obs), reward, terminated, truncated, ended, resets)
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """Return nothing: a run that is resumed begins other episodes."""
+        return {}
+
+    def restore(self, saved: dict[str, np.ndarray]) -> None:
+        """Restore nothing, see `checkpoint`."""
 
     def close(self) -> None:
         """Close the environments."""
@@ -276,75 +230,3 @@ def atari_settings(config: PpoConfig) -> dict[str, Any]:
     names = ("frame_skip", "sticky", "max_pool", "noop_max", "fire_reset", "episodic_life")
     limit = {"max_episode_steps": ATARI_FRAMES // config.frame_skip}
     return {name: getattr(config, name) for name in names} | limit
-
-
-EXTRAS = {"ale_py": "atari", "mujoco": "mujoco", "imageio": "mujoco", "envpool": "envpool"}
-
-
-def advice(error: BaseException) -> str:
-    """Return an error's first line, or what to install where a package is missing."""
-    text = first_line(error)
-    for package, extra in EXTRAS.items():
-        if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
-            if package in text.lower().replace("-", "_") and not is_installed(package):
-                return f"{package} is not installed; pip install 'smacv2-suite[{extra}]'"
-    return text
-
-
-def is_installed(package: str) -> bool:
-    """Return whether a package can be imported."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ValueError:  # an entry of sys.modules without a specification
-        return False
-
-
-def resolve_id(env_id: str) -> str:
-    """Return the registered id that `env_id` names, its highest version where it names none."""
-    importlib.import_module("smacv2")
-    module, _, name = env_id.rpartition(":")
-    module = "ale_py" if name.startswith("ALE/") else module
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            reason = advice(error) if module in EXTRAS else error
-            raise UsageError(f"--env {env_id}: cannot import {module!r}: {reason}") from error
-    if name in gymnasium.registry:
-        return name
-    versions = [
-        known for known in gymnasium.registry if re.fullmatch(re.escape(name) + r"-v\d+", known)
-    ]
-    if versions:
-        return max(versions, key=lambda known: int(known.rpartition("-v")[2]))
-    family = "smacv2/" if name.startswith("smacv2") else "ALE/" if name.startswith("ALE/") else ""
-    known = [known for known in gymnasium.registry if known.startswith(family)]
-    raise UsageError(expected("environment", env_id, known))
-
-
-def parse_options(options: Iterable[str]) -> dict[str, Any]:
-    """Return `key=value` texts as a dictionary; values are TOML, bare words are strings."""
-    parsed = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals or not key.isidentifier():
-            raise UsageError(f"--env-option {option}: it must look like key=value")
-        if key in NOT_OPTIONS:
-            hint = "; use --num-envs" if key == "num_envs" else ""
-            raise UsageError(f"--env-option {option}: {key} is no environment option{hint}")
-        parsed[key] = _parse_value(value)
-    return parsed
-
-
-def _parse_value(text: str) -> Any:
-    if text in ("True", "False"):
-        return text == "True"
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

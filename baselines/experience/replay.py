@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines.errors import UsageError
+from baselines.experience.battles import Battles, Observation, Outcome
 
 SEEN = ("obs", "state", "action_mask")  # fields that agents see at the end of an episode too
 
@@ -46,20 +47,19 @@ class EpisodeReplay:
     given to the env that needs one. It takes no memory before `allocate`.
 
     Args:
-        env: vector environment whose sizes count; NEXT_STEP, with `episode_limit`.
+        battles: whose sizes, with `episode_limit`, and device count.
         capacity: ended episodes to keep.
-        device: where they lie.
     """
 
-    def __init__(self, env: Any, capacity: int, device: str = "cpu") -> None:
-        sizes = env.unwrapped
-        self.capacity, self.num_envs, self.device = capacity, env.num_envs, device
+    def __init__(self, battles: Battles, capacity: int) -> None:
+        sizes, self.num_envs = battles.sizes, battles.num_envs
+        self.capacity, self.device = capacity, battles.device
         self.num_rows = sizes.episode_limit + 1
-        self.num_slots = capacity + env.num_envs
+        self.num_slots = capacity + self.num_envs
         self.fields = fields_of(sizes)
         self.data: dict[str, Tensor] = {}  # (num_slots * num_rows, ...) by name
         self.ended: deque[int] = deque()  # slots of ended episodes, oldest first
-        self.open = np.arange(env.num_envs)  # slot of each env's episode
+        self.open = np.arange(self.num_envs)  # slot of each env's episode
         self._writing: ReplayWriter | None = None
 
     @property
@@ -100,7 +100,7 @@ class EpisodeReplay:
             raise UsageError(text) from error
 
     def _check_memory(self, replays: int) -> None:
-        if torch.device(self.device).type == "cuda":
+        if self.device.type == "cuda":
             room = torch.cuda.mem_get_info(self.device)[1]  # of all of them, made or not
         else:
             room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -112,37 +112,31 @@ class EpisodeReplay:
                 f" {int(self.capacity * share / self.nbytes)} fit"
             )
 
-    def observe(
-        self, obs: np.ndarray, info: dict[str, Any], envs: np.ndarray | slice = slice(None)
-    ) -> None:
-        """Write what the agents of all envs, or of some, see now."""
-        slots = self.open[envs]
-        rows = torch.from_numpy(slots * self.num_rows + self.length[slots]).to(self.device)
-        found = {"obs": obs, "state": info["state"], "action_mask": info["action_mask"]}
-        for name, value in found.items():
-            self.data[name][rows] = self._tensor(name, value[envs])
+    def observe(self, seen: Observation, envs: Tensor | None = None) -> None:
+        """Write what the agents of all envs see now, or of some envs (num_selected,)."""
+        slots = self.open if envs is None else self.open[envs.cpu().numpy()]
+        rows = self._next_rows(slots)
+        for name in SEEN:
+            value = getattr(seen, name)
+            value = value if envs is None else value.index_select(0, envs)
+            self.data[name][rows] = value.to(self.fields[name][1])
 
-    def record(
-        self,
-        actions: np.ndarray,
-        reward: np.ndarray,
-        terminated: np.ndarray,
-        valid: np.ndarray,
-    ) -> None:
-        """Write what came of the envs' actions; rows that are not valid only reset their env."""
-        slots = self.open[valid]
-        rows = torch.from_numpy(slots * self.num_rows + self.length[slots]).to(self.device)
-        self.data["actions"][rows] = self._tensor("actions", actions[valid])
-        self.data["rewards"][rows] = self._tensor("rewards", reward[valid])
+    def record(self, actions: Tensor, valid: Tensor, outcome: Outcome) -> None:
+        """Write one step of the envs; rows that are not valid only reset their env."""
+        flags = valid.cpu().numpy()
+        slots = self.open[flags]
+        rows = self._next_rows(slots)
+        for name, value in {"actions": actions, "rewards": outcome.reward}.items():
+            self.data[name][rows] = value[valid].to(self.fields[name][1])
         self.length[slots] += 1
-        self.terminated[slots] = terminated[valid]
+        self.terminated[slots] = outcome.terminated.cpu().numpy()[flags]
 
-    def _tensor(self, name: str, value: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(value)).to(self.device, self.fields[name][1])
+    def _next_rows(self, slots: np.ndarray) -> Tensor:
+        return torch.from_numpy(slots * self.num_rows + self.length[slots]).to(self.device)
 
-    def close(self, envs: np.ndarray) -> None:
+    def close(self, envs: Tensor) -> None:
         """End the episodes of envs whose last observation is written; they get new slots."""
-        for env in envs:
+        for env in envs.tolist():
             self.ended.append(int(self.open[env]))
             if len(self.ended) > self.capacity:
                 self._free.append(self.ended.popleft())

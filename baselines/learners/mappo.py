@@ -1,12 +1,12 @@
 """MAPPO (Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games").
 
-With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/baselines.md lists each choice.
+With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/mappo.md lists each choice.
 """
 
 import dataclasses
 import math
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,35 +14,33 @@ from torch import Tensor, nn
 
 from baselines.config import MappoConfig
 from baselines.experience.advantages import gae
+from baselines.experience.battles import Battles, make_battles
 from baselines.experience.buffers import RolloutBuffer
-from baselines.experience.collect import Clock, Collector, Stream, collect, each, iteration_metrics
-from baselines.experience.episodes import make_battles
-from baselines.experience.minibatches import Minibatch, Targets, repeat_for_agents, select
-from baselines.learners.mappo_instruments import (
-    Before,
-    Measurement,
-    Old,
-    Pick,
-    Reference,
-    after_batch,
-    after_step,
-    forward,
-    intervention_loss,
-    needs_before,
-    pfo_terms,
-)
-from baselines.networks.attention import layout_of
-from baselines.networks.network import Agent, gumbel_noise, load_weights
+from baselines.experience.collect import Clock, Collector, Metrics, iteration_metrics
+from baselines.experience.graphs import graphed
+from baselines.experience.rows import ChosenRows
+from baselines.learners.optimizer import anneal, mean_losses, share_left
+from baselines.networks.actor_critic import Agent, gumbel_noise
+from baselines.networks.entities import layout_of
+from baselines.networks.network import load_weights, masked_log_probs, repeat_for_agents
 from baselines.plasticity import (
     NETWORKS,
-    Instruments,
+    Measurement,
     NetworkHandle,
+    Pass,
+    Plasticity,
+    Reference,
+    Terms,
+    TrustRegion,
     change_layers,
+    diversity_metrics,
     interventions_of,
+    is_due,
 )
 from baselines.runs.checkpoints import Checkpoint
-from baselines.runs.folder import derive_seeds, seed_globals
-from baselines.runs.loop import anneal, finish, train_battles
+from baselines.runs.loop import Seeds
+from baselines.runs.seeding import derive_seeds, seed_globals, seeded_generator
+from ppo_plasticity.capacity import categorical_kl, squared_error
 from ppo_plasticity.interventions import Interventions
 
 LOSSES = (
@@ -56,101 +54,293 @@ LOSSES = (
     "losses/actor_grad_norm",
     "losses/critic_grad_norm",
 )
+DIVERGENCES = {"actor": categorical_kl, "critic": squared_error}  # of log-probabilities, of values
 
 
 @dataclasses.dataclass
-class Trainer:
-    """All that changes while MAPPO trains: a `training.Learner`."""
+class Batch:
+    """A rollout, with all that the update reads; tensors are (num_steps, num_envs, ...).
 
-    config: MappoConfig
-    env: Any
-    agent: Agent
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
+    `num_values` is 1 for a critic on the state and num_agents for a critic on observations.
+    """
+
     buffer: RolloutBuffer
-    stream: Stream
-    critic_hidden: Tensor  # (num_envs * num_values, memory_size) at the start of the next rollout
-    interventions: dict[str, Interventions]  # by network
-    handles: dict[str, NetworkHandle]  # by network
-    instruments: Instruments
-    global_step: int = 0
-    iteration: int = 0
-
-    def changes(self, what: str) -> bool:
-        """Return whether any intervention does this (see `Intervention.changes`)."""
-        return any(what in one.changes for one in self.interventions.values())
-
-    def iterate(self) -> dict[str, float]:
-        """Run one iteration: a rollout and an update; return its metrics."""
-        return iterate(self)
-
-    def save_state(self) -> Checkpoint:
-        """Return everything that `load_state` needs to go on bit for bit."""
-        return save_state(self)
-
-    def load_state(self, checkpoint: Checkpoint) -> None:
-        """Put back what `save_state` returned."""
-        load_state(self, checkpoint)
+    hidden: dict[str, Tensor]  # at the start, by network: (num_envs, agents or values, memory_size)
+    values: Tensor  # (num_steps, num_envs, num_values) before the update, normalised
+    advantages: Tensor  # (num_steps, num_envs, num_values)
+    returns: Tensor  # (num_steps, num_envs, num_values) in reward units
+    old: dict[str, Pass] = dataclasses.field(default_factory=dict)  # before the update, by network
 
 
-def main(config: MappoConfig) -> int:
-    """Train, and say how to evaluate the result; return the exit status."""
-    return finish(*train(config))
+@dataclasses.dataclass
+class Minibatch:
+    """Whole sequences of some envs, and the rows that count.
+
+    The actor's rows are those of agents that fight, out of `num_steps * envs * num_agents`. The
+    critic's are all but reset rows, out of `num_steps * envs * num_values`.
+    """
+
+    inputs: dict[str, Tensor]  # by network: (num_steps, envs * width, input_size)
+    hidden: dict[str, Tensor]  # by network: (envs * width, memory_size)
+    carry: dict[str, Tensor]  # by network: (num_steps, envs * width, 1)
+    rows: dict[str, ChosenRows]  # by network
+    action_mask: Tensor  # (num_live, num_actions) bool
+    actions: Tensor  # (num_live,)
+    log_probs: Tensor  # (num_live,) when the actions were taken
+    advantages: Tensor  # (num_live,)
+    values: Tensor  # (num_valid,)
+    returns: Tensor  # (num_valid,)
+    old: dict[str, Pass]  # by network, if a loss term compares with it
+
+    def inputs_of(self, network: str) -> Tensor:
+        """Return a network's inputs (rows, input_size) in the rows that count."""
+        return self.rows[network].pick(self.inputs[network].flatten(0, 1))
 
 
-def train(config: MappoConfig) -> tuple[list[Path], int | None]:
-    """Train, or continue the run or group `config.resume`; see `training.train_battles`."""
-    return train_battles("mappo", config, make_trainer)
+def make_group(config: MappoConfig, found: Sequence[Checkpoint] = ()) -> Seeds:
+    """Return all seeds, which take turns."""
+    return Seeds(Mappo, config)
 
 
-def make_trainer(config: MappoConfig) -> Trainer:
-    """Build networks, optimizer and buffer, and reset the environment; all from the seed."""
-    environment_seed, learner_seed = derive_seeds(config.seed)
-    seed_globals(learner_seed)
-    env = make_battles(config)
-    interventions = {name: interventions_of(config, name) for name in NETWORKS}
-    agent = make_agent(config, env.unwrapped, interventions).to(config.device)
-    generator = torch.Generator(config.device)
-    generator.manual_seed(learner_seed)
-    optimizer = make_optimizer(config, agent, interventions)
-    handles = {
-        name: NetworkHandle(network.chain, network, optimizer, generator)
-        for name, network in agent.networks.items()
-    }
-    for name, handle in handles.items():
-        interventions[name].start(handle)
-    obs, info = env.reset(seed=environment_seed)
-    return Trainer(
-        config=config,
-        env=env,
-        agent=agent,
-        optimizer=optimizer,
-        generator=generator,
-        buffer=RolloutBuffer(env, config.num_steps, config.device),
-        stream=Stream.start(obs, info, agent.initial_hidden(config.num_envs)),
-        critic_hidden=agent.critic.initial_hidden(config.num_envs * agent.num_values),
-        interventions=interventions,
-        handles=handles,
-        instruments=Instruments(config.probe, agent.networks, config.total_steps),
-    )
+class Mappo:
+    """One seed of MAPPO: a `runs.loop.Learner`.
 
+    Args:
+        config: of one seed; everything is drawn from `config.seed`.
+    """
 
-def make_optimizer(
-    config: MappoConfig, agent: Agent, interventions: dict[str, Interventions]
-) -> torch.optim.Optimizer:
-    """Return one Adam, with the options that interventions change for each network."""
-    groups = []
-    for name, network in agent.networks.items():
-        options = interventions[name].optimizer_options({"lr": config.learning_rate, "eps": 1e-5})
-        groups.append({"params": list(network.parameters()), **options})
-        groups[-1]["initial_lr"] = options["lr"]
-    return torch.optim.Adam(groups, fused=True)
+    algorithm = "mappo"
+    counters = ("iteration",)
+
+    def __init__(self, config: MappoConfig) -> None:
+        environment_seed, learner_seed = derive_seeds(config.seed)
+        seed_globals(learner_seed)
+        self.config = config
+        self.battles = make_battles(config)
+        hooks = {name: interventions_of(config, name) for name in NETWORKS}
+        self.network = make_agent(config, self.battles.sizes, hooks).to(config.device)
+        self.generator = seeded_generator(learner_seed, config.device)
+        self.optimizer = make_optimizer(config, self.network, hooks)
+        self.plasticity = {
+            name: Plasticity(
+                name,
+                network,
+                hooks[name],
+                NetworkHandle(network.chain, network, self.optimizer, self.generator),
+                DIVERGENCES[name],
+            )
+            for name, network in self.network.networks.items()
+        }
+        self.trust_region = TrustRegion(config.total_steps)
+        self.battles.reset(environment_seed)
+        self.buffer = RolloutBuffer(self.battles, config.num_steps)
+        hidden = self.network.initial_hidden(config.num_envs)
+        self.collector = Collector(self.battles, hidden, self.buffer)
+        self.critic_hidden = self.network.critic.initial_hidden(
+            config.num_envs * self.network.num_values
+        )
+        self.gradient_step = graphed(self._gradient_step)
+        self.global_step = self.iteration = 0
+
+    def parts(self) -> dict:
+        """Return everything that changes in training but weights, battles and counters."""
+        return {
+            "optimizer": self.optimizer,
+            "generator": self.generator,
+            "stream": self.collector,
+            "critic_hidden": self.critic_hidden,
+            "excess": self.trust_region,
+            "interventions": self.plasticity,
+        }
+
+    def iterate(self) -> Metrics:
+        """Collect a rollout and learn from it; return the metrics."""
+        clock, config, agent = Clock(), self.config, self.network
+        if config.anneal_lr:
+            anneal(self.optimizer, share_left(self.global_step, config.total_steps))
+        actor_hidden = self.collector.hidden.clone()
+        shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
+        noise = gumbel_noise(shape, self.generator)
+        self.collector.collect(agent.act, noise, clock)
+        steps = self.buffer.count_valid()
+        self.global_step += steps
+        learned = self.learn(actor_hidden, clock)
+        self.iteration += 1
+        clock.spent("learn")
+        played = self.collector.tally.read()
+        return iteration_metrics(played, steps, self.optimizer, clock.lap(), learned)
+
+    def learn(self, actor_hidden: Tensor, clock: Clock) -> Metrics:
+        """Improve actor and critic on the rollout; return the means of the losses.
+
+        Args:
+            actor_hidden: (num_envs, num_agents, memory_size) at the start of the rollout.
+            clock: books the time.
+
+        Returns:
+            The metrics of the update; none after a rollout without a live agent, which teaches
+            nothing and changes no weight.
+        """
+        config, agent, buffer = self.config, self.network, self.buffer
+        critic_hidden = self.critic_hidden.clone().unflatten(0, (-1, agent.num_values))
+        hidden = {"actor": actor_hidden, "critic": critic_hidden}
+        values, following = predict_values(agent, buffer, self.critic_hidden)
+        self.critic_hidden.copy_(following)
+        if not live_entries(buffer).any():
+            return {}
+        batch = make_batch(config, agent, buffer, hidden, values)
+        explained = explained_variance(agent, batch)
+        if not config.value_norm_per_minibatch:
+            agent.value_norm.update(batch.returns[buffer.valid[:-1]])
+        everyone = torch.arange(config.num_envs, device=config.device)
+        whole = cache(partial(select, agent, batch, everyone))
+        clock.spent("learn")
+        measurement = self.measure(whole()) if is_due(config, self.iteration) else None
+        clock.spent("probe")
+        self.look_back(batch, whole)
+        means = self.take_steps(batch)
+        clock.spent("learn")
+        measured = self.measure_again(measurement, whole()) if measurement else {}
+        clock.spent("probe")
+        for name, plasticity in self.plasticity.items():
+            plasticity.after_batch(lambda name=name: whole().inputs_of(name))
+        return {**means, "losses/explained_variance": float(explained), **measured}
+
+    def take_steps(self, batch: Batch) -> Metrics:
+        """Take all gradient steps of an iteration; return the means of the losses."""
+        config, losses = self.config, []
+        reference: Reference | None = None
+        for _ in range(config.update_epochs):
+            order = torch.randperm(config.num_envs, generator=self.generator, device=config.device)
+            parts = order.tensor_split(config.num_minibatches)
+            for index, envs in enumerate(parts):
+                minibatch = select(self.network, batch, envs)
+                if not len(minibatch.rows["actor"]):
+                    continue
+                if config.value_norm_per_minibatch:
+                    self.network.value_norm.update(minibatch.returns)
+                following = self.refer(batch, parts[(index + 2) % len(parts)])
+                losses.append(self.gradient_step(minibatch, reference))
+                reference = following
+                for name, plasticity in self.plasticity.items():
+                    plasticity.after_step(partial(minibatch.inputs_of, name))
+        return mean_losses(LOSSES, losses)
+
+    def _gradient_step(self, minibatch: Minibatch, reference: Reference | None) -> Tensor:
+        """Take one step of the optimizer; return the losses (len(LOSSES),), not waited for."""
+        total, losses = self.loss(minibatch, reference)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norms = [
+            nn.utils.clip_grad_norm_(network.parameters(), self.config.max_grad_norm)
+            for network in self.network.networks.values()
+        ]
+        self.optimizer.step()
+        return torch.cat([losses, torch.stack(norms).detach()])
+
+    def loss(
+        self, minibatch: Minibatch, reference: Reference | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss, and its parts in the order of LOSSES without the gradient norms.
+
+        Args:
+            minibatch: rows to learn from.
+            reference: another minibatch, on which interventions hold the networks still.
+        """
+        config, rows = self.config, minibatch.rows
+        new = {name: self.run(name, minibatch) for name in NETWORKS}
+        kept = {
+            name: self.plasticity[name].kept_rows(new[name], minibatch.old.get(name))
+            for name in NETWORKS
+        }
+        log_probs = new["actor"].outputs
+        chosen = log_probs.gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)  # (num_live,)
+        gains, log_ratio = policy_gains(
+            chosen, minibatch.log_probs, minibatch.advantages, config.clip_coef
+        )
+        errors = value_errors(
+            new["critic"].outputs.squeeze(-1),
+            minibatch.values,
+            self.network.value_norm.normalise(minibatch.returns),
+            clip_coef=config.clip_coef if config.clip_vloss else math.inf,
+            huber_delta=config.huber_delta,
+        )
+        policy = -rows["actor"].mean(only(kept["actor"], gains))
+        value = rows["critic"].mean(only(kept["critic"], errors))
+        entropy = -rows["actor"].mean((log_probs.exp() * log_probs).sum(-1))
+        terms = {name: self.terms(name, new[name], minibatch, reference) for name in NETWORKS}
+        pfo = terms["actor"].pfo + terms["critic"].pfo
+        others = terms["actor"].others + terms["critic"].others
+        total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + others
+        moved = [rows["actor"].mean(part) for part in ratio_statistics(log_ratio, config.clip_coef)]
+        return total, torch.stack([policy, value, entropy, *moved, pfo, others]).detach()
+
+    def run(self, name: str, minibatch: Minibatch) -> Pass:
+        """Run a network on a minibatch, with the pre-activations that its loss terms read."""
+        trunk = self.network.networks[name].trunk
+        return self.plasticity[name].run(trunk, partial(RUN[name], self.network, minibatch))
+
+    def terms(
+        self, name: str, new: Pass, minibatch: Minibatch, reference: Reference | None
+    ) -> Terms:
+        """Return the loss terms of a network's interventions on a minibatch."""
+        again = None
+        if reference is not None and name in reference.outputs:
+            again = (RUN[name](self.network, reference.batch), reference.outputs[name])
+        return self.plasticity[name].terms(new, minibatch.old.get(name), again)
+
+    @torch.no_grad()
+    def look_back(self, batch: Batch, whole: Callable[[], Minibatch]) -> None:
+        """Keep in the batch what loss terms compare with: the networks before the update."""
+        for name, plasticity in self.plasticity.items():
+            if plasticity.compares:
+                rows, full = whole().rows[name], whole().inputs[name].shape[:2]
+                shape = (full[0], self.config.num_envs, -1)  # num_steps, num_envs, width
+                spread_out = partial(spread, rows=rows, num_rows=full.numel(), shape=shape)
+                batch.old[name] = self.run(name, whole()).map(spread_out)
+
+    @torch.no_grad()
+    def refer(self, batch: Batch, envs: Tensor) -> Reference | None:
+        """Return the networks' outputs on some envs now, if an intervention asks for them."""
+        names = [name for name in NETWORKS if self.plasticity[name].changes("reference")]
+        if not names:
+            return None
+        minibatch = select(self.network, batch, envs)
+        return Reference(minibatch, {name: RUN[name](self.network, minibatch) for name in names})
+
+    def measure(self, whole: Minibatch) -> Measurement:
+        """Return a measurement that begins now, before the update."""
+        run = {name: partial(RUN[name], self.network, whole) for name in NETWORKS}
+        measurement = Measurement(self.plasticity.values(), lambda name: run[name]())
+        before = measurement.before
+        values = self.network.value_norm.denormalise(before["critic"].outputs.squeeze(-1))
+        measurement.metrics |= diversity_metrics([before["actor"].outputs.exp()], values)
+        return measurement
+
+    def measure_again(self, measurement: Measurement, whole: Minibatch) -> Metrics:
+        """Return the metrics of a measurement that ends now, after the update."""
+        measurement.end()
+        old, new = (view["actor"].outputs for view in (measurement.before, measurement.after))
+        chosen = new.gather(-1, whole.actions.unsqueeze(-1)).squeeze(-1)  # (num_live,)
+        return measurement.metrics | self.trust_region.metrics(
+            self.global_step,
+            chosen - whole.log_probs,
+            whole.advantages,
+            categorical_kl(old, new),
+            self.config.clip_coef,
+        )
 
 
 def make_agent(
-    config: MappoConfig, sizes: Any, interventions: dict[str, Interventions] | None = None
+    config: MappoConfig, sizes: Any, hooks: dict[str, Interventions] | None = None
 ) -> Agent:
-    """Build the networks for an environment's sizes, with the layers that interventions ask for."""
+    """Return the networks for an environment's sizes, with the layers that interventions ask for.
+
+    Args:
+        config: says which networks.
+        sizes: `num_agents`, `num_actions`, `obs_size`, `state_size`, and `layout` for attention.
+        hooks: interventions by network; None: those of the config.
+    """
     agent = Agent(
         obs_size=sizes.obs_size,
         state_size=sizes.state_size,
@@ -165,218 +355,100 @@ def make_agent(
         layout=layout_of(sizes) if config.encoder == "attention" else None,
     )
     for name, network in agent.networks.items():
-        hooks = interventions[name] if interventions else interventions_of(config, name)
-        if "layers" in hooks.changes:
-            network.change_layers(partial(change_layers, hooks))
+        own = hooks[name] if hooks else interventions_of(config, name)
+        if "layers" in own.changes:
+            network.change_layers(partial(change_layers, own))
     return agent
 
 
-def save_state(trainer: Trainer) -> Checkpoint:
-    """Return everything that `load_state` needs to go on bit for bit."""
-    return Checkpoint(
-        global_step=trainer.global_step,
-        weights=trainer.agent.state_dict(),
-        trainer={
-            "optimizer": trainer.optimizer.state_dict(),
-            "generator": trainer.generator.get_state(),
-            "stream": trainer.stream.state_dict(),
-            "critic_hidden": trainer.critic_hidden.cpu(),
-            "iteration": trainer.iteration,
-            "excess": trainer.instruments.excess.state_dict(),
-            "interventions": {
-                name: hooks.state_dict() for name, hooks in trainer.interventions.items()
-            },
-        },
-        env=trainer.env.unwrapped.checkpoint(),
-        metadata={"algorithm": "mappo", "env": trainer.env.spec.id},
-    )
+def make_optimizer(
+    config: MappoConfig, agent: Agent, hooks: dict[str, Interventions]
+) -> torch.optim.Optimizer:
+    """Return one Adam, with the options that interventions change for each network."""
+    groups = []
+    for name, network in agent.networks.items():
+        options = hooks[name].optimizer_options({"lr": config.learning_rate, "eps": 1e-5})
+        groups.append({"params": list(network.parameters()), **options})
+        groups[-1]["initial_lr"] = options["lr"]
+    return torch.optim.Adam(groups, fused=True)
 
 
-def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put back what `save_state` returned."""
-    saved = checkpoint.trainer
-    trainer.agent.load_state_dict(checkpoint.weights)
-    trainer.optimizer.load_state_dict(saved["optimizer"])
-    trainer.generator.set_state(saved["generator"])
-    trainer.critic_hidden = saved["critic_hidden"].to(trainer.critic_hidden.device)
-    trainer.global_step = checkpoint.global_step
-    trainer.stream.restore(trainer.env, checkpoint.env, saved["stream"])
-    trainer.iteration = saved["iteration"]
-    trainer.instruments.excess.load_state_dict(saved["excess"])
-    for name, state in saved["interventions"].items():
-        trainer.interventions[name].load_state_dict(state)
+# Losses ------------------------------------------------------------------------------------------
 
 
-def iterate(trainer: Trainer) -> dict[str, float]:
-    """Run one iteration: a rollout and an update; return its metrics."""
-    config, clock, buffer, agent = trainer.config, Clock(), trainer.buffer, trainer.agent
-    anneal(config, trainer.optimizer, trainer.global_step)
-    actor_hidden = trainer.stream.hidden.clone()
-    shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
-    noise = gumbel_noise(shape, trainer.generator)
-    collector = Collector(trainer.env, trainer.stream, noise, buffer)
-    (episodes,) = collect(each(agent.act), [collector], clock)
-    steps = int(buffer.valid[:-1].sum())
-    trainer.global_step += steps
-    metrics = update(trainer, actor_hidden, clock)
-    trainer.iteration += 1
-    clock.spent("learn")
-    return iteration_metrics(episodes, steps, trainer.optimizer, clock.lap(), metrics)
-
-
-def update(trainer: Trainer, actor_hidden: Tensor, clock: Clock) -> dict[str, float]:
-    """Improve actor and critic on the rollout in the buffer; return the means of the losses.
-
-    A rollout of reset rows alone teaches nothing: it changes no weight and has no losses.
-    """
-    config, agent, buffer = trainer.config, trainer.agent, trainer.buffer
-    values, critic_hidden = predict_values(agent, buffer, trainer.critic_hidden)
-    if not live_entries(buffer).any():
-        trainer.critic_hidden = critic_hidden
-        return {}
-    targets = make_targets(config, agent, buffer, values)
-    variance = explained_variance(agent, buffer, targets)
-    if not config.value_norm_per_minibatch:
-        agent.value_norm.update(targets.returns[buffer.valid[:-1]])
-    hidden = (actor_hidden, trainer.critic_hidden)
-    pick = partial(select, agent, buffer, hidden=hidden, targets=targets)
-    clock.spent("learn")
-    due = trainer.instruments.due(trainer.iteration)
-    measurement = Measurement.start(trainer, pick) if due else None
-    clock.spent("probe")
-    means = take_steps(trainer, pick)
-    trainer.critic_hidden = critic_hidden
-    clock.spent("learn")
-    measured = measurement.end(trainer) if measurement else {}
-    clock.spent("probe")
-    after_batch(trainer, pick)
-    return {**means, "losses/explained_variance": float(variance), **measured}
-
-
-def take_steps(trainer: Trainer, pick: Pick) -> dict[str, float]:
-    """Take all gradient steps of an iteration; return the means of the losses.
-
-    Args:
-        trainer: what learns.
-        pick: env indices to their minibatch.
-    """
-    config = trainer.config
-    before = Before.of(trainer, pick) if needs_before(trainer) else None
-    reference, losses = None, []
-    for _ in range(config.update_epochs):
-        order = torch.randperm(config.num_envs, generator=trainer.generator, device=config.device)
-        parts = order.tensor_split(config.num_minibatches)
-        for index, envs in enumerate(parts):
-            batch = pick(envs)
-            if len(batch.live_rows) == 0:
-                continue
-            if config.value_norm_per_minibatch:
-                trainer.agent.value_norm.update(batch.returns)
-            old = before.select(envs, batch) if before else None
-            total, values = loss(trainer, batch, old, reference)
-            if trainer.changes("reference"):  # the step after next trains on these envs
-                reference = Reference.of(trainer.agent, pick(parts[(index + 2) % len(parts)]))
-            losses.append(torch.cat([values, gradient_step(trainer, total)]))
-            after_step(trainer, batch)
-    means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
-    return dict(zip(LOSSES, means, strict=True))
-
-
-def gradient_step(trainer: Trainer, total: Tensor) -> Tensor:
-    """Take one step of the optimizer; return (2,) gradient norms without waiting for them."""
-    trainer.optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    norms = [
-        nn.utils.clip_grad_norm_(network.parameters(), trainer.config.max_grad_norm)
-        for network in trainer.agent.networks.values()
-    ]
-    trainer.optimizer.step()
-    return torch.stack(norms).detach()
-
-
-def loss(
-    trainer: Trainer,
-    batch: Minibatch,
-    old: Old | None = None,
-    reference: Reference | None = None,
+def policy_gains(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_coef: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss, and its parts in the order of LOSSES but for the gradient norms.
-
-    Args:
-        trainer: what learns.
-        batch: what it learns from.
-        old: what the networks did on the batch before the update, where a term needs it.
-        reference: another batch, on which interventions hold the networks still.
-    """
-    config = trainer.config
-    outputs, preactivations = forward(trainer, batch)
-    log_probs, predicted = outputs["actor"], outputs["critic"]
-    pfo, keep = pfo_terms(config, preactivations, old) if old else (log_probs.new_zeros(()), {})
-    chosen = log_probs.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
-    policy, kl, clipped = policy_loss(
-        chosen, batch.log_probs, batch.advantages, config.clip_coef, keep.get("actor")
-    )
-    entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
-    value = value_loss(
-        predicted.squeeze(-1),
-        batch.values,
-        trainer.agent.value_norm.normalise(batch.returns),
-        clip_coef=config.clip_coef if config.clip_vloss else math.inf,
-        huber_delta=config.huber_delta,
-        keep=keep.get("critic"),
-    )
-    extra = log_probs.new_zeros(())
-    if old is not None and trainer.changes("loss"):
-        extra = intervention_loss(trainer, outputs, preactivations, old, reference)
-    total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + extra
-    return total, torch.stack([policy, value, entropy, kl, clipped, pfo, extra]).detach()
-
-
-def policy_loss(
-    log_probs: Tensor,
-    old_log_probs: Tensor,
-    advantages: Tensor,
-    clip_coef: float,
-    keep: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return PPO's clipped loss (Schulman et al. 2017, eq. 7), the KL estimate, the clipped share.
+    """Return PPO's clipped objective (Schulman et al. 2017, eq. 7) and the log-ratio, per row.
 
     Args:
         log_probs: (num_rows,) of the actions taken, under the current policy.
         old_log_probs: (num_rows,) under the policy that took them.
         advantages: (num_rows,).
         clip_coef: clip range of the ratio.
-        keep: (num_rows,) bool, rows that may still train (`--pfo-mode clip`); None: all.
     """
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
     bounded = ratio.clamp(1 - clip_coef, 1 + clip_coef)
-    gains = torch.minimum(ratio * advantages, bounded * advantages)
-    policy = -(gains if keep is None else gains * keep).mean()
-    with torch.no_grad():
-        kl = (ratio - 1 - log_ratio).mean()  # Schulman 2020, "Approximating KL divergence", k3
-        clipped = ((ratio - 1).abs() > clip_coef).float().mean()
-    return policy, kl, clipped
+    return torch.minimum(ratio * advantages, bounded * advantages), log_ratio
 
 
-def value_loss(
+@torch.no_grad()
+def ratio_statistics(log_ratio: Tensor, clip_coef: float) -> tuple[Tensor, Tensor]:
+    """Return per row the k3 estimate of the KL divergence (Schulman 2020), and 1 if clipped."""
+    ratio = log_ratio.exp()
+    return ratio - 1 - log_ratio, ((ratio - 1).abs() > clip_coef).float()
+
+
+def value_errors(
     values: Tensor,
     old_values: Tensor,
     targets: Tensor,
     *,
     clip_coef: float,
     huber_delta: float,
-    keep: Tensor | None = None,
 ) -> Tensor:
-    """Return the larger of the Huber losses of the values and of the clipped values, averaged.
+    """Return the larger of the Huber losses of values and clipped values, per row (num_rows,).
 
     All in normalised units (Yu et al. 2022, App. A); `clip_coef` infinite turns clipping off.
     """
     bounded = old_values + (values - old_values).clamp(-clip_coef, clip_coef)
     plain = nn.functional.huber_loss(values, targets, reduction="none", delta=huber_delta)
     clipped = nn.functional.huber_loss(bounded, targets, reduction="none", delta=huber_delta)
-    errors = torch.maximum(plain, clipped)
-    return (errors if keep is None else errors * keep).mean()
+    return torch.maximum(plain, clipped)
+
+
+def only(kept: Tensor | None, values: Tensor) -> Tensor:
+    """Return values (num_rows,), 0 in rows that may no longer train; None keeps all rows."""
+    return values if kept is None else values * kept
+
+
+def run_actor(agent: Agent, minibatch: Minibatch) -> Tensor:
+    """Return log-probabilities (num_live, num_actions)."""
+    logits, _ = agent.actor.sequence(
+        minibatch.inputs["actor"],
+        minibatch.hidden["actor"],
+        minibatch.carry["actor"],
+        minibatch.rows["actor"].index,
+    )
+    return masked_log_probs(logits, minibatch.action_mask)
+
+
+def run_critic(agent: Agent, minibatch: Minibatch) -> Tensor:
+    """Return normalised values (num_valid, 1)."""
+    values, _ = agent.critic.sequence(
+        minibatch.inputs["critic"],
+        minibatch.hidden["critic"],
+        minibatch.carry["critic"],
+        minibatch.rows["critic"].index,
+    )
+    return values
+
+
+RUN = {"actor": run_actor, "critic": run_critic}
+
+
+# Targets and minibatches -------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -384,37 +456,41 @@ def predict_values(agent: Agent, buffer: RolloutBuffer, hidden: Tensor) -> tuple
     """Return normalised values (num_steps + 1, num_envs, num_values) and the next hidden state."""
     inputs = agent.critic_inputs(buffer.obs, buffer.state, buffer.alive)
     shape = inputs.shape[:3]
-    keep = repeat_for_agents(buffer.keep(), agent.num_values)
-    values, memory = agent.critic.sequence(inputs.flatten(1, 2), hidden, keep)
-    return values.view(shape), memory[-2] * keep[-1]
+    carry = repeat_for_agents(buffer.carry(), agent.num_values)
+    values, memory = agent.critic.sequence(inputs.flatten(1, 2), hidden, carry)
+    return values.view(shape), memory[-2] * carry[-1]
 
 
-def make_targets(
-    config: MappoConfig, agent: Agent, buffer: RolloutBuffer, values: Tensor
-) -> Targets:
-    """Return advantages and returns; those of reset rows are meaningless and never selected.
+def make_batch(
+    config: MappoConfig,
+    agent: Agent,
+    buffer: RolloutBuffer,
+    hidden: dict[str, Tensor],
+    values: Tensor,
+) -> Batch:
+    """Return the batch of a rollout; the targets of reset rows are meaningless, never selected.
 
     Args:
-        config: discount, lambda and what a timeout means.
+        config: discount, lambda and the meaning of a timeout.
         agent: turns values into reward units.
         buffer: the rollout.
+        hidden: of actor and critic at the start of the rollout.
         values: (num_steps + 1, num_envs, num_values) normalised.
     """
-    done = buffer.terminated | buffer.truncated
-    terminated = done if config.timeout_is_terminal else buffer.terminated
+    terminated = buffer.done if config.timeout_is_terminal else buffer.terminated
     raw_values = agent.value_norm.denormalise(values)
     advantages = gae(
-        buffer.rewards.unsqueeze(-1).expand_as(values[:-1]),
+        buffer.rewards.unsqueeze(-1).expand_as(values[:-1]),  # (num_steps, num_envs, num_values)
         raw_values,
         terminated.unsqueeze(-1),
-        done.unsqueeze(-1),
+        buffer.done.unsqueeze(-1),
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
     )
     returns = advantages + raw_values[:-1]
     if config.norm_adv:
-        advantages = normalise_advantages(agent, buffer, advantages)
-    return Targets(values[:-1], advantages, returns)
+        advantages = normalise_advantages(buffer, advantages)
+    return Batch(buffer, hidden, values[:-1], advantages, returns)
 
 
 def live_entries(buffer: RolloutBuffer) -> Tensor:
@@ -422,29 +498,80 @@ def live_entries(buffer: RolloutBuffer) -> Tensor:
     return buffer.alive[:-1] & buffer.valid[:-1].unsqueeze(-1)
 
 
-def normalise_advantages(agent: Agent, buffer: RolloutBuffer, advantages: Tensor) -> Tensor:
+def normalise_advantages(buffer: RolloutBuffer, advantages: Tensor) -> Tensor:
     """Return advantages with mean 0 and deviation 1 over the live entries of the whole batch."""
     live = live_entries(buffer)
-    entries = advantages.expand(*live.shape)[live]
+    entries = advantages.expand(*live.shape)[live]  # (num_live,)
     return (advantages - entries.mean()) / (entries.std(correction=0) + 1e-5)
 
 
-def explained_variance(agent: Agent, buffer: RolloutBuffer, targets: Targets) -> Tensor:
+def explained_variance(agent: Agent, batch: Batch) -> Tensor:
     """Return 1 - Var(returns - values) / Var(returns) over valid rows; 0 for constant returns."""
-    valid = buffer.valid[:-1]
-    returns = targets.returns[valid]
-    errors = returns - agent.value_norm.denormalise(targets.values)[valid]
+    valid = batch.buffer.valid[:-1]
+    returns = batch.returns[valid]  # (num_valid, num_values)
+    errors = returns - agent.value_norm.denormalise(batch.values)[valid]
     variance = returns.var(correction=0)
     explained = 1 - errors.var(correction=0) / variance.clamp(min=1e-12)
     return torch.where(variance > 0, explained, torch.zeros_like(explained))
 
 
-def load_policy(config: MappoConfig, checkpoint: Checkpoint, env: Any, device: str) -> Agent:
-    """Build the agent of a checkpoint for `baselines evaluate`.
+def select(agent: Agent, batch: Batch, envs: Tensor) -> Minibatch:
+    """Return the minibatch of some envs.
+
+    Args:
+        agent: says what actor and critic see.
+        batch: the rollout.
+        envs: (num_selected,) indices.
+    """
+    buffer = batch.buffer
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[: buffer.num_steps].index_select(1, envs)  # (num_steps, num_selected, ...)
+
+    obs, alive, valid, carry = map(pick, (buffer.obs, buffer.alive, buffer.valid, buffer.carry()))
+    widths = {"actor": agent.num_agents, "critic": agent.num_values}
+    inputs = {
+        "actor": agent.actor_inputs(obs),
+        "critic": agent.critic_inputs(obs, pick(buffer.state), alive),
+    }
+    rows = {
+        "actor": ChosenRows.where(alive & valid.unsqueeze(-1)),
+        "critic": ChosenRows.where(valid.unsqueeze(-1).expand(-1, -1, agent.num_values)),
+    }
+    live, counted = rows["actor"].pick, rows["critic"].pick
+    advantages = pick(batch.advantages).expand(-1, -1, agent.num_agents)
+    return Minibatch(
+        inputs={name: part.flatten(1, 2) for name, part in inputs.items()},
+        hidden={
+            name: part.index_select(0, envs).flatten(0, 1) for name, part in batch.hidden.items()
+        },
+        carry={name: repeat_for_agents(carry, width) for name, width in widths.items()},
+        rows=rows,
+        action_mask=live(pick(buffer.action_mask).flatten(0, 2)),
+        actions=live(pick(buffer.actions).flatten()),
+        log_probs=live(pick(buffer.log_probs).flatten()),
+        advantages=live(advantages.flatten()),
+        values=counted(pick(batch.values).flatten()),
+        returns=counted(pick(batch.returns).flatten()),
+        old={
+            name: old.map(lambda part, name=name: rows[name].pick(pick(part).flatten(0, 2)))
+            for name, old in batch.old.items()
+        },
+    )
+
+
+def spread(values: Tensor, rows: ChosenRows, num_rows: int, shape: tuple[int, int, int]) -> Tensor:
+    """Return values (num_chosen, size) as (*shape, size), 0 in the rows that do not count."""
+    full = values.new_zeros(num_rows, values.shape[-1]).index_copy_(0, rows.index, values)
+    return full.view(*shape, values.shape[-1])
+
+
+def load_policy(config: MappoConfig, checkpoint: Checkpoint, battles: Battles) -> Agent:
+    """Return the agent of a checkpoint for `baselines evaluate`.
 
     Raises:
-        UsageError: the environment has other sizes than the one it was trained on.
+        UsageError: the battles have other sizes than those it was trained on.
     """
-    agent = make_agent(config, env.unwrapped)
-    load_weights(agent, checkpoint.weights, env.spec.id)
-    return agent.to(device).eval()
+    agent = make_agent(config, battles.sizes)
+    load_weights(agent, checkpoint.weights, battles.id)
+    return agent.to(battles.device).eval()

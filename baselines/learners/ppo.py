@@ -1,43 +1,65 @@
 """PPO (Schulman et al. 2017) for one agent: discrete or continuous actions, vectors or pixels.
 
-Several seeds train at once as stacked networks (baselines/learners/ppo_stack.py); a lone seed is a
-stack of one. Tensors therefore begin with a seed axis, and losses are (seeds,). docs/baselines.md lists the
-profiles and each choice; docs/plasticity.md what is measured.
+Several seeds train at once as stacked networks (`ppo_stack`); a lone seed is a stack of one.
+Tensors therefore begin with a seed axis, and losses are (seeds,). docs/ppo.md lists the profiles
+and each choice; docs/plasticity.md lists the measurements.
 """
 
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from baselines.config import PpoConfig
-from baselines.experience.collect import Clock
-from baselines.learners.ppo_instruments import (
+from baselines.errors import UsageError
+from baselines.experience.advantages import gae
+from baselines.experience.collect import Clock, Metrics
+from baselines.experience.episodes import make_vector_env
+from baselines.experience.graphs import graphed
+from baselines.experience.preprocess import Preprocessor
+from baselines.experience.rollout import EpisodeCollector, Rollout
+from baselines.experience.rows import WeightedRows
+from baselines.learners.optimizer import anneal
+from baselines.learners.ppo_policy import (
+    env_seeds,
+    load_policy,
+    make_agent,
+    network_weights,
+    space_of,
+)
+from baselines.learners.ppo_stack import (
+    Moments,
+    SeedHandle,
+    Stack,
+    block_tests,
+    clip_gradients,
+    joint_norm,
+)
+from baselines.networks.distributions import LOG_RATIO_RANGE
+from baselines.plasticity import (
+    NETWORKS,
+    Measurement,
+    Pass,
+    Plasticity,
     Reference,
-    after_batch,
-    after_step,
-    intervention_loss,
-    look,
-    look_at,
-    measure,
+    Terms,
+    TrustRegion,
+    any_changes,
+    diversity_metrics,
+    interventions_of,
+    is_due,
 )
-from baselines.learners.ppo_rollout import (
-    Batch,
-    Minibatch,
-    collect,
-    episode_metrics,
-    make_batch,
-    select,
-    select_preactivations,
-)
-from baselines.learners.ppo_stack import clip_gradients, joint_norm
-from baselines.learners.ppo_trainer import Trainer, make_trainer, network_blocks, save_state
-from baselines.networks.distributions import LOG_RATIO_RANGE, Distribution
-from baselines.plasticity import NETWORKS, has_pfo, pfo_mask, pfo_term
+from baselines.runs import state
 from baselines.runs.checkpoints import Checkpoint
-from baselines.runs.folder import RunGroup
-from baselines.runs.loop import finish, open_runs, prepare, train_group
+from baselines.runs.seeding import derive_seeds, seeded_generator
+from ppo_plasticity.capacity import squared_error
+from ppo_plasticity.interventions import Interventions
+
+__all__ = ["Ppo", "load_policy", "make_group"]
 
 LOSSES = (
     "losses/policy_loss",
@@ -54,69 +76,487 @@ LOSSES = (
 KL_COLUMN = LOSSES.index("losses/approx_kl")
 
 
-def main(config: PpoConfig) -> int:
-    """Train, and say how to evaluate the result; return the exit status."""
-    return finish(*train(config))
+def make_group(config: PpoConfig, found: Sequence[Checkpoint] = ()) -> "Ppo":
+    """Return all seeds, built from their numbers; a resumed run begins other episodes.
+
+    Args:
+        config: of all seeds.
+        found: checkpoints from which the seeds will be restored.
+    """
+    return Ppo(config, found[0].trainer["iteration"] if found else 0)
 
 
-def train(config: PpoConfig) -> tuple[list[Path], int | None]:
-    """Train, or continue the run or group of runs `config.resume`.
+class Columns(NamedTuple):
+    """Numbers of each row of a batch, (seeds, rows) but for the actions."""
 
-    Returns:
-        The run folders, one a seed, and the signal that stopped them (None when complete).
+    raw_actions: Tensor  # (seeds, rows, raw_size)
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+    values: Tensor
+    valid: Tensor  # 0.0 on rows that only reset
+
+    def packed(self) -> Tensor:
+        """Return all columns side by side, (seeds, rows, raw_size + 5): one gather takes all."""
+        columns = [column.unsqueeze(-1).float() for column in self[1:]]
+        return torch.cat([self.raw_actions, *columns], -1)
+
+    @classmethod
+    def unpacked(cls, numbers: Tensor) -> "Columns":
+        """Return the columns of `packed` numbers of any leading axes."""
+        others = len(cls._fields) - 1
+        return cls(numbers[..., :-others], *numbers[..., -others:].unbind(-1))
+
+
+@dataclasses.dataclass
+class Batch:
+    """Rows of one rollout, each (seeds, rows, ...)."""
+
+    obs: Tensor  # as Rollout.rows
+    numbers: Tensor  # (seeds, rows, raw_size + 5), see `Columns.packed`
+    old: dict[str, Pass]  # before the update, by network, if a loss term compares with it
+
+
+@dataclasses.dataclass
+class Minibatch:
+    """Rows of a batch, each (seeds, rows, ...)."""
+
+    obs: Tensor
+    columns: Columns
+    rows: WeightedRows  # weight 0 on rows that only reset
+    old: dict[str, Pass]
+
+    def valid_rows(self, seed: int) -> Tensor:
+        """Return one seed's observations (rows, *obs_shape) that are transitions."""
+        return self.obs[seed][self.rows.weights[seed] > 0]
+
+
+class Ppo:
+    """All seeds of PPO, in the order of `config.seed + i`: a `runs.loop.Group`.
+
+    Args:
+        config: of all seeds; everything is drawn from their numbers.
+        iteration: iterations done before, for a run that is resumed.
 
     Raises:
-        UsageError: the config cannot be run here.
+        UsageError: the environment and the config do not fit together.
     """
-    config = prepare(config)
-    checkpoints = RunGroup.common_checkpoints(Path(config.resume)) if config.resume else []
-    trainer = make_trainer(config, checkpoints)
-    seeds = Seeds(trainer)
-    environment = {"id": trainer.env.id, "fingerprint": trainer.env.fingerprint}
-    runs = open_runs("ppo", config, environment, checkpoints)
-    if not checkpoints:
-        runs.save(seeds.save_state())
-    return runs.paths, train_group("ppo", config, seeds, runs)
 
+    def __init__(self, config: PpoConfig, iteration: int = 0) -> None:
+        if config.target_kl and config.seeds > 1:
+            raise UsageError("--target-kl ends each seed's updates at another step: use --seeds 1")
+        self.config, self.iteration = config, iteration
+        numbers = [config.seed + index for index in range(config.seeds)]
+        learner_seeds = [derive_seeds(number)[1] for number in numbers]
+        self.env = make_vector_env(config, env_seeds(config, numbers, iteration))
+        self.preprocessor = Preprocessor(config, self.env)
+        self.distribution = space_of(config, self.env)
+        self.generators = [seeded_generator(seed, "cpu") for seed in learner_seeds]
+        hooks = [{name: interventions_of(config, name) for name in NETWORKS} for _ in numbers]
+        agents = []
+        for seed, own in zip(learner_seeds, hooks, strict=True):
+            torch.manual_seed(seed)
+            shape = self.preprocessor.obs_shape
+            agents.append(make_agent(config, shape, self.distribution, own))
+        self.stack = Stack(agents, block_tests(agents[0]))
+        self.optimizers = make_optimizers(config, self.stack, hooks[0])
+        self.moments = Moments(self.stack, self.optimizers)
+        self.plasticity = [self._plasticity_of(seed, own) for seed, own in enumerate(hooks)]
+        self.trust_regions = [TrustRegion(config.total_steps) for _ in numbers]
+        self.collector = EpisodeCollector(config, self.env, self.preprocessor, self.distribution)
+        self.rollout: Rollout = self.collector.rollout
+        self.global_steps = np.zeros(config.seeds, np.int64)  # (seeds,) transitions so far
+        self.seeds = [Seed(self, index) for index in range(config.seeds)]
+        self.environment = {"id": self.env.id, "fingerprint": self.env.fingerprint}
+        self.gradient_step = graphed(self._gradient_step)
+        self._snapshots = snapshot_iterations(config)
+        if not iteration:
+            if config.obs_norm == "frozen":
+                rngs = [np.random.default_rng(seed) for seed in learner_seeds]
+                self.preprocessor.estimate(self.env, rngs)
+            self.collector.start()
 
-class Seeds:
-    """The stacked seeds of a trainer: a `training.Group`."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self._snapshots = snapshot_iterations(trainer.config)
-
-    @property
-    def global_steps(self) -> np.ndarray:
-        """Environment steps that each seed has done."""
-        return self.trainer.global_steps
+    def _plasticity_of(self, seed: int, hooks: dict[str, Interventions]) -> dict[str, Plasticity]:
+        agent, generator = self.stack.agents[seed], self.generators[seed]
+        divergences = {"actor": self.distribution.kl, "critic": squared_error}
+        return {
+            name: Plasticity(
+                name,
+                getattr(agent, name),
+                hooks[name],
+                SeedHandle(self.stack, seed, name, self.optimizers, generator),
+                divergences[name],
+            )
+            for name in NETWORKS
+        }
 
     @property
     def iterations(self) -> list[int]:
         """Iterations that each seed has done."""
-        return [self.trainer.iteration] * len(self.global_steps)
+        return [self.iteration] * self.config.seeds
 
     @property
     def finished(self) -> bool:
         """Whether all iterations are done."""
-        return self.trainer.iteration >= num_iterations(self.trainer.config)
+        return self.iteration >= num_iterations(self.config)
 
     @property
     def snapshot_due(self) -> bool:
         """Whether weights are kept now."""
-        return self.trainer.iteration in self._snapshots
-
-    def iterate(self) -> list[dict[str, float]]:
-        """Collect and learn once."""
-        return iterate(self.trainer)
+        return self.iteration in self._snapshots
 
     def save_state(self) -> list[Checkpoint]:
-        """Return each seed's checkpoint."""
-        return save_state(self.trainer)
+        """Return each seed's checkpoint: everything but the state of the environments."""
+        return [state.save(seed) for seed in self.seeds]
+
+    def load_state(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Restore each seed from its checkpoint, and begin episodes."""
+        for seed, checkpoint in zip(self.seeds, checkpoints, strict=True):
+            state.load(seed, checkpoint)
+        self.collector.start()
 
     def close(self) -> None:
         """Close the environments."""
-        self.trainer.env.close()
+        self.env.close()
+
+    def iterate(self) -> list[Metrics]:
+        """Collect a rollout and learn from it; return each seed's metrics."""
+        config, clock = self.config, Clock()
+        if config.anneal_lr:
+            for optimizer in self.optimizers:
+                anneal(optimizer, 1.0 - self.iteration / num_iterations(config))
+        self.collector.collect(self.stack.frozen("actor"), self.draw_noise(), clock)
+        batch = self.make_batch()
+        clock.spent("learn")
+        due = is_due(config, self.iteration)
+        measurements = [self.measure(seed) for seed in range(config.seeds)] if due else []
+        clock.spent("probe")
+        losses = self.learn(batch)
+        clock.spent("learn")
+        steps = self.rollout.valid.sum((1, 2))
+        self.global_steps = self.global_steps + steps
+        self.iteration += 1
+        measured = [
+            self.measure_again(seed, found, batch) for seed, found in enumerate(measurements)
+        ]
+        clock.spent("probe")
+        for seed, networks in enumerate(self.plasticity):
+            for plasticity in networks.values():
+                plasticity.after_batch(partial(self.rollout.valid_rows, seed))
+        clock.spent("learn")
+        seconds = clock.lap()
+        rate, lr = 1.0 / sum(seconds.values()), self.optimizers[0].param_groups[0]["lr"]
+        return [
+            {
+                **self.collector.metrics(seed),
+                "charts/SPS": float(steps[seed]) * rate,
+                "charts/learning_rate": float(lr),
+                **losses[seed],
+                **(measured[seed] if due else {}),
+                **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
+            }
+            for seed in range(config.seeds)
+        ]
+
+    def draw_noise(self) -> Tensor:
+        """Return the noise of a rollout's actions, (seeds, num_steps, num_envs, ...)."""
+        shape = (self.config.num_steps, self.config.num_envs)
+        drawn = [self.distribution.draw_noise(shape, own) for own in self.generators]
+        return torch.stack(drawn).to(self.config.device)
+
+    @torch.no_grad()
+    def make_batch(self) -> Batch:
+        """Run the networks over the rollout before the update, and compute the targets."""
+        config, rollout, seeds = self.config, self.rollout, self.config.seeds
+        obs = rollout.rows()
+        count = obs.shape[1]
+        outputs, layers = self.stack.forward("actor", obs)
+        old = {"actor": self.as_pass("actor", outputs, layers)}
+        log_probs = self.distribution.log_prob(outputs, rollout.raw_actions.flatten(1, 2))
+        all_values, layers = self.stack.forward("critic", rollout.obs.flatten(1, 2))
+        layers = [layer[:, :count] for layer in layers]
+        old["critic"] = self.as_pass("critic", all_values[:, :count], layers)
+        values = all_values.view(seeds, config.num_steps + 1, config.num_envs)
+        advantages = estimate_advantages(config, rollout, values)
+        columns = Columns(
+            rollout.raw_actions.flatten(1, 2),
+            log_probs,
+            *(
+                column.reshape(seeds, count)  # (seeds, num_steps * num_envs)
+                for column in (advantages, advantages + values[:, :-1], values[:, :-1])
+            ),
+            torch.from_numpy(rollout.valid).to(config.device).reshape(seeds, count),
+        )
+        compared = [name for name in NETWORKS if self.plasticity[0][name].compares]
+        return Batch(obs, columns.packed(), {name: old[name] for name in compared})
+
+    def learn(self, batch: Batch) -> list[Metrics]:
+        """Improve actor and critic on the batch; return each seed's mean losses."""
+        config, losses = self.config, []  # each (seeds, len(LOSSES))
+        num_rows = batch.obs.shape[1]
+        size = num_rows // config.num_minibatches
+        reference: Reference | None = None
+        for _ in range(config.update_epochs):
+            order = torch.stack(
+                [torch.randperm(num_rows, generator=own) for own in self.generators]
+            )
+            picks = order[:, : size * config.num_minibatches].unflatten(1, (-1, size))
+            minibatches = select(batch, picks)
+            for index, minibatch in enumerate(minibatches):
+                # The step after this one trains on the next rows, not on these.
+                following = self.refer(minibatches[(index + 2) % len(minibatches)])
+                losses.append(self.gradient_step(minibatch, reference))
+                reference = following
+                for seed, networks in enumerate(self.plasticity):
+                    for plasticity in networks.values():
+                        plasticity.after_step(partial(minibatch.valid_rows, seed))
+                if config.target_kl and losses[-1][0, KL_COLUMN] > config.target_kl:
+                    return self.summarise(torch.stack(losses))
+        return self.summarise(torch.stack(losses))
+
+    def summarise(self, losses: Tensor) -> list[Metrics]:
+        """Return each seed's mean losses, and those of the first and last step when measured.
+
+        Args:
+            losses: (steps, seeds, len(LOSSES)).
+        """
+        # Steps last: a mean over the first axis would round by the number of seeds.
+        kinds = {"losses": losses.movedim(0, -1).contiguous().mean(-1)}  # (seeds, len(LOSSES))
+        if is_due(self.config, self.iteration):
+            kinds |= {"first_minibatch": losses[0], "last_minibatch": losses[-1]}
+        tables = {kind: table.tolist() for kind, table in kinds.items()}
+        return [
+            {
+                name.replace("losses", kind, 1): value
+                for kind, table in tables.items()
+                for name, value in zip(LOSSES, table[seed], strict=True)
+            }
+            | {"losses/updates": len(losses)}
+            for seed in range(self.config.seeds)
+        ]
+
+    def _gradient_step(self, minibatch: Minibatch, reference: Reference | None) -> Tensor:
+        """Take one optimizer step; return the losses (seeds, len(LOSSES)), not waited for."""
+        total, losses = self.loss(minibatch, reference)
+        return torch.cat([losses, self.step(total)], -1)
+
+    def loss(
+        self, minibatch: Minibatch, reference: Reference | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss summed over seeds, and its parts (seeds, len(LOSSES) - 2) for the log.
+
+        Args:
+            minibatch: rows to learn from.
+            reference: another minibatch, on which interventions hold the networks still.
+        """
+        config, columns, rows = self.config, minibatch.columns, minibatch.rows
+        new = {
+            name: self.as_pass(name, *self.stack.forward(name, minibatch.obs)) for name in NETWORKS
+        }
+        kept = {name: rows.only(self.kept_rows(name, new[name], minibatch)) for name in NETWORKS}
+        outputs = new["actor"].outputs
+        log_ratio = self.distribution.log_prob(outputs, columns.raw_actions) - columns.log_probs
+        if config.log_ratio_clamp:
+            log_ratio = log_ratio.clamp(*LOG_RATIO_RANGE)
+        ratio = log_ratio.exp()
+        advantages = normalise(columns.advantages, rows.weights, config.norm_adv)
+        bounded = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
+        policy = -kept["actor"].mean(torch.minimum(ratio * advantages, bounded * advantages))
+        value = 0.5 * kept["critic"].mean(
+            value_errors(config, columns, new["critic"].outputs.squeeze(-1))
+        )
+        entropy = rows.mean(self.distribution.entropy(outputs, columns.raw_actions))
+        terms = {name: self.terms(name, new[name], minibatch, reference) for name in NETWORKS}
+        pfo = terms["actor"].pfo + terms["critic"].pfo
+        others = terms["actor"].others + terms["critic"].others
+        total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + others
+        statistics = ratio_statistics(config, rows, log_ratio.detach(), ratio.detach())
+        return total.sum(), torch.stack(
+            [policy, value, entropy, *statistics, pfo, others], -1
+        ).detach()
+
+    def as_pass(self, name: str, outputs: Tensor, layers: Sequence[Tensor]) -> Pass:
+        """Return a network's outputs, with the pre-activations that its loss terms read.
+
+        Args:
+            name: of the network.
+            outputs: (seeds, rows, outputs).
+            layers: pre-activations (seeds, rows, ...) of each hidden layer.
+        """
+        plasticity = self.plasticity[0][name]
+        if not plasticity.changes("preactivations"):
+            return Pass(outputs)
+        chosen = layers[0 if plasticity.hooks.scope == "all" else -1 :]
+        return Pass(outputs, torch.cat([layer.flatten(2) for layer in chosen], -1))
+
+    def kept_rows(self, name: str, new: Pass, minibatch: Minibatch) -> Tensor | None:
+        """Return (seeds, rows) bool, the rows that may still train a network; None: all rows."""
+        if not self.plasticity[0][name].changes("rows"):
+            return None
+        passes = zip(of_seeds(new), of_seeds(minibatch.old[name]), strict=True)
+        pairs = zip(self.plasticity, passes, strict=True)
+        return torch.stack([networks[name].kept_rows(*own) for networks, own in pairs])
+
+    def terms(
+        self, name: str, new: Pass, minibatch: Minibatch, reference: Reference | None
+    ) -> Terms:
+        """Return the loss terms (seeds,) of a network's interventions."""
+        weights = minibatch.rows.weights  # (seeds, rows)
+        if not self.plasticity[0][name].changes("loss"):
+            return Terms(*[weights.new_zeros(len(weights))] * 2)
+        again: Sequence[Any] = [None] * len(weights)
+        if reference is not None and name in reference.outputs:
+            again = self.again(name, reference)
+        columns = (of_seeds(new), of_seeds(minibatch.old[name]), again, weights)
+        found = [
+            networks[name].terms(*own)
+            for networks, *own in zip(self.plasticity, *columns, strict=True)
+        ]
+        return Terms(*(torch.stack(part) for part in zip(*found, strict=True)))
+
+    @torch.no_grad()
+    def refer(self, minibatch: Minibatch) -> Reference | None:
+        """Return the networks' outputs on a minibatch now, if an intervention asks for them."""
+        if not any_changes(self.plasticity[0].values(), "reference"):
+            return None
+        outputs = {name: self.stack.forward(name, minibatch.obs)[0] for name in NETWORKS}
+        return Reference(minibatch, outputs)
+
+    def again(self, name: str, reference: Reference) -> list[tuple[Tensor, Tensor]]:
+        """Return each seed's outputs on the reference, now and before, without reset rows."""
+        new, _ = self.stack.forward(name, reference.batch.obs)
+        valid = reference.batch.rows.weights > 0  # (seeds, rows)
+        parts = zip(new, reference.outputs[name], valid, strict=True)
+        return [(now[rows], before[rows]) for now, before, rows in parts]
+
+    def step(self, total: Tensor) -> Tensor:
+        """Step the optimizers; return (seeds, 2) gradient norms of actor and critic before it."""
+        config, stack = self.config, self.stack
+        for block in stack.blocks.values():
+            block.flat.grad.zero_()
+        total.backward()
+        names = list(stack.blocks)
+        if "trunk" in names and config.step_trunk_twice:
+            before = torch.stack([block.flat.grad.norm(dim=1) for block in stack.blocks.values()])
+            for name in NETWORKS:
+                clip_gradients(stack.blocks_of(name), config.max_grad_norm)
+        elif config.clip_grad_apart and "trunk" not in names:
+            before = torch.cat(
+                [clip_gradients([b], config.max_grad_norm) for b in stack.blocks.values()]
+            )
+        else:
+            before = clip_gradients(list(stack.blocks.values()), config.max_grad_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        shares = [[names.index(n) for n in names if n in (own, "trunk")] for own in NETWORKS]
+        return torch.stack([joint_norm(before[share]) for share in shares], -1)
+
+    def measure(self, seed: int) -> Measurement:
+        """Return a measurement of one seed that begins now, before the update."""
+        agent, obs = self.stack.agents[seed], self.rollout.valid_rows(seed)
+        networks = self.plasticity[seed].values()
+        measurement = Measurement(networks, lambda name: getattr(agent, name)(obs))
+        before = measurement.before
+        parameters = self.distribution.parameters(before["actor"].outputs)
+        values = before["critic"].outputs.squeeze(-1)
+        measurement.metrics |= diversity_metrics(parameters, values)
+        return measurement
+
+    def measure_again(self, seed: int, measurement: Measurement, batch: Batch) -> Metrics:
+        """Return the metrics of a measurement that ends now, after the update."""
+        measurement.end()
+        old, new = (view["actor"].outputs for view in (measurement.before, measurement.after))
+        numbers = batch.numbers[seed]
+        columns = Columns.unpacked(numbers[Columns.unpacked(numbers).valid > 0])
+        log_ratio = self.distribution.log_prob(new, columns.raw_actions) - columns.log_probs
+        if self.config.log_ratio_clamp:
+            log_ratio = log_ratio.clamp(*LOG_RATIO_RANGE)
+        return measurement.metrics | self.trust_regions[seed].metrics(
+            int(self.global_steps[seed]),
+            log_ratio,
+            columns.advantages,
+            self.distribution.kl(old, new),
+            self.config.clip_coef,
+        )
+
+
+class Seed:
+    """One seed of PPO, as its checkpoints see it: a `runs.state.Saved`.
+
+    Args:
+        group: all seeds.
+        index: of this one.
+    """
+
+    algorithm = "ppo"
+    counters = ("iteration",)
+
+    def __init__(self, group: Ppo, index: int) -> None:
+        self.group, self.index = group, index
+        self.network, self.battles = self, group.env  # its weights, and its environments
+
+    @property
+    def global_step(self) -> int:
+        """Environment steps that the seed has done."""
+        return int(self.group.global_steps[self.index])
+
+    @global_step.setter
+    def global_step(self, value: int) -> None:
+        self.group.global_steps[self.index] = value
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that all seeds have done."""
+        return self.group.iteration
+
+    @iteration.setter
+    def iteration(self, value: int) -> None:
+        self.group.iteration = value
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights, and the statistics that a policy needs beside them."""
+        weights = self.group.stack.agents[self.index].state_dict()
+        statistics = self.group.preprocessor.state_dict(self.index)
+        return {name: value.clone() for name, value in weights.items()} | {
+            f"preprocessor.{name}": value
+            for name, value in statistics.items()
+            if name != "discounted"
+        }
+
+    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
+        """Restore the weights; statistics are part of `parts`."""
+        self.group.stack.agents[self.index].load_state_dict(network_weights(weights))
+
+    def parts(self) -> dict[str, Any]:
+        """Return everything that changes in training but weights, environments and counters."""
+        group, index = self.group, self.index
+        return {
+            "optimizers": OfSeed(group.moments, index),
+            "generator": group.generators[index],
+            "preprocessor": OfSeed(group.preprocessor, index),
+            "excess": group.trust_regions[index],
+            "interventions": group.plasticity[index],
+        }
+
+
+class OfSeed:
+    """One seed's share of an object that keeps the state of all seeds.
+
+    Args:
+        whole: the object; its `state_dict` and `load_state_dict` take a seed's index first.
+        index: of the seed.
+    """
+
+    def __init__(self, whole: Any, index: int) -> None:
+        self.whole, self.index = whole, index
+
+    def state_dict(self) -> Any:
+        """Return the seed's state."""
+        return self.whole.state_dict(self.index)
+
+    def load_state_dict(self, saved: Any) -> None:
+        """Restore the seed's state."""
+        self.whole.load_state_dict(self.index, saved)
 
 
 def num_iterations(config: PpoConfig) -> int:
@@ -132,153 +572,38 @@ def snapshot_iterations(config: PpoConfig) -> set[int]:
     }
 
 
-def iterate(trainer: Trainer) -> list[dict[str, float]]:
-    """Run one iteration, a rollout and an update; return each seed's metrics."""
-    config, clock = trainer.config, Clock()
-    anneal(trainer)
-    collect(trainer, clock)
-    batch = make_batch(trainer)
-    clock.spent("learn")
-    due = trainer.instruments[0].due(trainer.iteration)
-    before = [look(trainer, seed) for seed in range(config.seeds)] if due else []
-    clock.spent("probe")
-    losses = update(trainer, batch)
-    clock.spent("learn")
-    steps = trainer.rollout.valid.sum((1, 2))
-    trainer.global_steps = trainer.global_steps + steps
-    trainer.iteration += 1
-    measured = [measure(trainer, seed, batch, *looked) for seed, looked in enumerate(before)]
-    clock.spent("probe")
-    after_batch(trainer)
-    clock.spent("learn")
-    seconds = clock.lap()
-    rate = 1.0 / sum(seconds.values())
-    lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-    return [
-        {
-            **episode_metrics(trainer, seed),
-            "charts/SPS": float(steps[seed]) * rate,
-            "charts/learning_rate": lr,
-            **losses[seed],
-            **(measured[seed] if due else {}),
-            **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
-        }
-        for seed in range(config.seeds)
+def make_optimizers(
+    config: PpoConfig, stack: Stack, interventions: dict[str, Interventions]
+) -> list[torch.optim.Optimizer]:
+    """Return one Adam over all blocks, or two that both own a shared trunk, as published."""
+    options = {}
+    for name in NETWORKS:
+        plain = {"lr": config.learning_rate, "eps": config.adam_eps, "betas": (0.9, 0.999)}
+        options[name] = interventions[name].optimizer_options(plain)
+        options[name]["initial_lr"] = options[name]["lr"]
+    if config.shared_trunk and config.step_trunk_twice:
+        return [
+            torch.optim.Adam(
+                [{"params": [b.flat for b in stack.blocks_of(name)], **options[name]}],
+                fused=True,
+            )
+            for name in NETWORKS
+        ]
+    groups = [
+        {"params": [block.flat], **options["critic" if name == "critic" else "actor"]}
+        for name, block in stack.blocks.items()
     ]
+    return [torch.optim.Adam(groups, fused=True)]
 
 
-def anneal(trainer: Trainer) -> None:
-    """Set the learning rate of this iteration."""
-    if not trainer.config.anneal_lr:
-        return
-    left = 1.0 - trainer.iteration / num_iterations(trainer.config)
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * left
+# Losses ------------------------------------------------------------------------------------------
 
 
-def update(trainer: Trainer, batch: Batch) -> list[dict[str, float]]:
-    """Improve actor and critic on the batch; return each seed's mean losses."""
-    config = trainer.config
-    num_rows = batch.obs.shape[1]
-    size = num_rows // config.num_minibatches
-    watches_churn = trainer.changes("reference")
-    reference: Reference | None = None
-    losses: list[Tensor] = []  # each (seeds, len(LOSSES))
-    for _ in range(config.update_epochs):
-        order = torch.stack([torch.randperm(num_rows, generator=g) for g in trainer.generators])
-        picks = order[:, : size * config.num_minibatches].unflatten(1, (-1, size))
-        minibatches = select(batch, picks)
-        for index, minibatch in enumerate(minibatches):
-            total, parts = loss(trainer, minibatch, reference)
-            if watches_churn:  # the step after this one trains on the next rows, not on these
-                reference = look_at(trainer, minibatches[(index + 2) % len(minibatches)])
-            norms = gradient_step(trainer, total)
-            losses.append(torch.cat([parts, norms], -1))
-            after_step(trainer, minibatch)
-            if config.target_kl and parts[0, KL_COLUMN] > config.target_kl:
-                break
-        else:
-            continue
-        break
-    return summarise(trainer, torch.stack(losses))
-
-
-def summarise(trainer: Trainer, losses: Tensor) -> list[dict[str, float]]:
-    """Return each seed's mean losses, and those of the first and last step when measured.
-
-    Args:
-        trainer: says whether this iteration is measured.
-        losses: (steps, seeds, len(LOSSES)).
-    """
-    # Steps last: a mean over the first axis would round by the number of seeds.
-    kinds = {"losses": losses.movedim(0, -1).contiguous().mean(-1)}
-    if trainer.instruments[0].due(trainer.iteration):
-        kinds |= {"first_minibatch": losses[0], "last_minibatch": losses[-1]}
-    tables = {kind: table.tolist() for kind, table in kinds.items()}
-    return [
-        {
-            name.replace("losses", kind, 1): value
-            for kind, table in tables.items()
-            for name, value in zip(LOSSES, table[seed], strict=True)
-        }
-        | {"losses/updates": len(losses)}
-        for seed in range(trainer.config.seeds)
-    ]
-
-
-def loss(
-    trainer: Trainer, minibatch: Minibatch, reference: Reference | None
-) -> tuple[Tensor, Tensor]:
-    """Return the loss summed over seeds, and (seeds, len(LOSSES) - 2) its parts for the log."""
-    config, distribution, weights = trainer.config, trainer.distribution, minibatch.weights
-    forward = {name: trainer.stack.forward(name, minibatch.obs) for name in NETWORKS}
-    outputs = {name: pair[0] for name, pair in forward.items()}
-    nothing = weights.new_zeros(config.seeds)
-    pfo, preactivations, kept = nothing, {}, dict.fromkeys(NETWORKS, weights)
-    for name, old in minibatch.preactivations.items():
-        preactivations[name] = select_preactivations(trainer, name, forward[name][1])
-        if has_pfo(config, name):
-            pfo = pfo + pfo_term(config, preactivations[name], old, weights)
-            keep = pfo_mask(config, preactivations[name], old)
-            kept[name] = weights if keep is None else weights * keep
-    policy, statistics = policy_loss(
-        config, distribution, minibatch, outputs["actor"], kept["actor"]
-    )
-    value = value_loss(config, minibatch, outputs["critic"].squeeze(-1), kept["critic"])
-    entropy = distribution.entropy(outputs["actor"], minibatch.raw_actions)
-    entropy = (entropy * weights).sum(1)
-    extra = nothing
-    if trainer.changes("loss"):
-        extra = intervention_loss(trainer, minibatch, outputs, preactivations, reference)
-    total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + extra
-    parts = [policy, value, entropy, *statistics, pfo, extra]
-    return total.sum(), torch.stack(parts, -1).detach()
-
-
-def policy_loss(
-    config: PpoConfig,
-    distribution: Distribution,
-    minibatch: Minibatch,
-    outputs: Tensor,
-    weights: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
-    """Return PPO's clipped loss (Schulman et al. 2017, eq. 7) and KL, clipped share, mean ratio.
-
-    All (seeds,); KL is the k3 estimate of Schulman 2020, clipped the share outside the clip range.
-    """
-    log_ratio = distribution.log_prob(outputs, minibatch.raw_actions) - minibatch.log_probs
-    if config.log_ratio_clamp:
-        log_ratio = log_ratio.clamp(*LOG_RATIO_RANGE)
-    ratio = log_ratio.exp()
-    advantages = normalise(minibatch.advantages, minibatch.weights, config.norm_adv)
-    bounded = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
-    policy = -(torch.minimum(ratio * advantages, bounded * advantages) * weights).sum(1)
-    with torch.no_grad():
-        kl = ((ratio - 1 - log_ratio) * minibatch.weights).sum(1)
-        clipped = (((ratio - 1).abs() > config.clip_coef) * minibatch.weights).sum(1)
-        mean_ratio = (ratio * minibatch.weights).sum(1)
-    return policy, [kl, clipped, mean_ratio]
+def of_seeds(passes: Pass) -> list[Pass]:
+    """Return each seed's share (rows, ...) of a pass (seeds, rows, ...)."""
+    if passes.preactivations is None:
+        return [Pass(outputs) for outputs in passes.outputs]
+    return [Pass(*own) for own in zip(*passes, strict=True)]
 
 
 def normalise(advantages: Tensor, weights: Tensor, deviation: str) -> Tensor:
@@ -293,33 +618,64 @@ def normalise(advantages: Tensor, weights: Tensor, deviation: str) -> Tensor:
     return centred / ((variance * count / (count - 1).clamp(min=1)).sqrt() + 1e-8)
 
 
-def value_loss(config: PpoConfig, minibatch: Minibatch, values: Tensor, weights: Tensor) -> Tensor:
-    """Return half the mean squared error (seeds,), the larger of plain and clipped if asked."""
-    errors = (values - minibatch.returns).square()
-    if config.clip_vloss:
-        change = (values - minibatch.values).clamp(-config.clip_coef, config.clip_coef)
-        errors = torch.maximum(errors, (minibatch.values + change - minibatch.returns).square())
-    return 0.5 * (errors * weights).sum(1)
+def value_errors(config: PpoConfig, columns: Columns, values: Tensor) -> Tensor:
+    """Return squared errors (seeds, rows), the larger of plain and clipped ones if asked."""
+    errors = (values - columns.returns).square()
+    if not config.clip_vloss:
+        return errors
+    change = (values - columns.values).clamp(-config.clip_coef, config.clip_coef)
+    return torch.maximum(errors, (columns.values + change - columns.returns).square())
 
 
-def gradient_step(trainer: Trainer, total: Tensor) -> Tensor:
-    """Take one optimizer step; return (seeds, 2) gradient norms of actor and critic before it."""
-    config, stack = trainer.config, trainer.stack
-    for block in stack.blocks.values():
-        block.flat.grad.zero_()
-    total.backward()
-    names = list(stack.blocks)
-    if "trunk" in names and config.step_trunk_twice:
-        before = torch.stack([block.flat.grad.norm(dim=1) for block in stack.blocks.values()])
-        for name in NETWORKS:
-            clip_gradients(network_blocks(stack, name), config.max_grad_norm)
-    elif config.clip_grad_apart and "trunk" not in names:
-        before = torch.cat(
-            [clip_gradients([b], config.max_grad_norm) for b in stack.blocks.values()]
-        )
-    else:
-        before = clip_gradients(list(stack.blocks.values()), config.max_grad_norm)
-    for optimizer in trainer.optimizers:
-        optimizer.step()
-    shares = [[names.index(n) for n in names if n in (network, "trunk")] for network in NETWORKS]
-    return torch.stack([joint_norm(before[share]) for share in shares], -1)
+def ratio_statistics(
+    config: PpoConfig, rows: WeightedRows, log_ratio: Tensor, ratio: Tensor
+) -> list[Tensor]:
+    """Return the KL estimate k3 (Schulman 2020), the share clipped, the mean ratio, each (seeds,).
+
+    The share clipped is that of the ratios outside the clip range.
+    """
+    clipped = (ratio - 1).abs() > config.clip_coef
+    return [rows.mean(part) for part in (ratio - 1 - log_ratio, clipped, ratio)]
+
+
+# Targets and minibatches -------------------------------------------------------------------------
+
+
+def estimate_advantages(config: PpoConfig, rollout: Rollout, values: Tensor) -> Tensor:
+    """Return advantages (seeds, num_steps, num_envs); values have one more step."""
+    done = rollout.terminated | rollout.truncated
+    terminated = done if config.timeout_is_terminal else rollout.terminated
+    arrays = (rollout.rewards, terminated, done)
+    rewards, terminated, done = (torch.from_numpy(array).to(values.device) for array in arrays)
+    return gae(
+        *(tensor.transpose(0, 1) for tensor in (rewards, values, terminated, done)),
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+    ).transpose(0, 1)
+
+
+def select(batch: Batch, picks: Tensor) -> list[Minibatch]:
+    """Return the minibatches of an epoch.
+
+    Args:
+        batch: all rows.
+        picks: (seeds, minibatches, rows) which rows go into which minibatch.
+    """
+    seeds, num_rows = batch.obs.shape[:2]
+    offsets = num_rows * torch.arange(seeds).view(-1, 1, 1)
+    flat = (picks + offsets).transpose(0, 1).to(batch.obs.device)  # (minibatches, seeds, rows)
+
+    def rows(tensor: Tensor) -> tuple[Tensor, ...]:  # each (seeds, rows, ...)
+        chosen = tensor.flatten(0, 1).index_select(0, flat.flatten())
+        return chosen.unflatten(0, flat.shape).unbind(0)
+
+    old = {
+        name: list(zip(*(rows(part) for part in own if part is not None), strict=True))
+        for name, own in batch.old.items()
+    }  # by network, the tensors of each minibatch's `Pass`
+    minibatches = []
+    for index, (obs, numbers) in enumerate(zip(rows(batch.obs), rows(batch.numbers), strict=True)):
+        columns = Columns.unpacked(numbers)
+        own = {name: Pass(*passes[index]) for name, passes in old.items()}
+        minibatches.append(Minibatch(obs, columns, WeightedRows(columns.valid), own))
+    return minibatches

@@ -11,13 +11,14 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
-from baselines.networks.network import ScalePixels
+from baselines.networks.single_agent import ActorCritic
+from baselines.networks.stacked import Run, one_by_one, prepared, stacked_layer
 
 # Views of stacked tensors are not dense; gradients are added into them in place all the same.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
@@ -109,15 +110,19 @@ class Stack:
                 preactivations.append(inputs)
         return inputs, preactivations[:-1]
 
-    def frozen(self, network: str) -> "Run":
+    def frozen(self, network: str) -> Run:
         """Return what runs a network's inputs to outputs; quicker, and good until weights change.
 
         It looks at the stacked weights, so it is right after a change too, but it has no gradient.
         """
-        runs = [_prepared(run) for run, _ in self._plans[network]]
+        runs = [prepared(run) for run, _ in self._plans[network]]
         return partial(functools.reduce, lambda inputs, run: run(inputs), runs)
 
-    def _plan(self, network: str) -> list[tuple["Run", bool]]:
+    def blocks_of(self, network: str) -> list[Block]:
+        """Return the blocks that hold a network's parameters; a shared trunk belongs to both."""
+        return [block for name, block in self.blocks.items() if name in (network, "trunk")]
+
+    def _plan(self, network: str) -> list[tuple[Run, bool]]:
         """Return what runs each layer of a network, and whether its output is a pre-activation."""
         layers = getattr(self.agents[0], network)
         return [
@@ -125,7 +130,7 @@ class Stack:
             for index, layer in enumerate(layers)
         ]
 
-    def _runner(self, layer: nn.Module, name: str) -> "Run":
+    def _runner(self, layer: nn.Module, name: str) -> Run:
         """Return what runs one layer of all seeds at once, or of one after the other."""
         if isinstance(layer, nn.Flatten):
             return partial(torch.flatten, start_dim=2)
@@ -137,78 +142,6 @@ class Stack:
             return partial(layer.stacked, **own)
         modules = [agent.get_submodule(name) for agent in self.agents]
         return partial(one_by_one, modules=modules, parameters=own)
-
-
-Run = Callable[[Tensor], Tensor]
-# None: the module itself, which has settings.
-ELEMENTWISE: dict[type[nn.Module], Run | None] = {
-    nn.Tanh: torch.tanh,
-    nn.ReLU: torch.relu,
-    nn.GELU: None,
-    nn.LeakyReLU: None,
-    nn.Identity: None,
-    ScalePixels: None,
-}
-
-
-def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> Run | None:
-    """Return what runs a layer of all seeds at once; None where that is not known.
-
-    Args:
-        layer: of one seed.
-        parameters: of all of them by its names, (seeds, *shape).
-    """
-    if type(layer) in ELEMENTWISE:
-        return ELEMENTWISE[type(layer)] or layer
-    if type(layer) not in (nn.Linear, nn.LayerNorm) or layer.bias is None:
-        return None
-    if type(layer) is nn.Linear:
-        return partial(stacked_linear, **parameters)
-    shape, eps = layer.normalized_shape, layer.eps
-    return partial(stacked_layer_norm, shape=shape, eps=eps, **parameters)
-
-
-def _prepared(run: Run) -> Run:
-    """Return a linear layer with its weights already in the form that the product takes."""
-    if not (isinstance(run, partial) and run.func is stacked_linear):
-        return run
-    weight, bias = run.keywords["weight"], run.keywords["bias"]
-    if weight.shape[1] == 1:
-        return run
-    weight, bias = weight.detach().transpose(1, 2), bias.detach().unsqueeze(1)
-    return lambda inputs: torch.baddbmm(bias, inputs, weight)
-
-
-def one_by_one(
-    inputs: Tensor, *, modules: list[nn.Module], parameters: dict[str, Tensor]
-) -> Tensor:
-    """Run any layer of each seed on its own inputs."""
-    outputs = []
-    for seed, module in enumerate(modules):
-        own = {name: value[seed] for name, value in parameters.items()}
-        outputs.append(functional_call(module, own, (inputs[seed],)))
-    return torch.stack(outputs)
-
-
-def stacked_layer_norm(
-    inputs: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, ...], eps: float
-) -> Tensor:
-    """Return (seeds, rows, features) of a LayerNorm of every seed, whose `shape` is (features,)."""
-    normalised = functional.layer_norm(inputs, shape, eps=eps)
-    return torch.addcmul(bias.unsqueeze(1), normalised, weight.unsqueeze(1))
-
-
-def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return (seeds, rows, outputs) of a linear layer of every seed.
-
-    Args:
-        inputs: (seeds, rows, features).
-        weight: (seeds, outputs, features).
-        bias: (seeds, outputs).
-    """
-    if weight.shape[1] == 1:  # a lone seed's product would take another, unequal path in BLAS
-        return (inputs * weight).sum(-1, keepdim=True) + bias.unsqueeze(1)
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
 
 
 def clip_gradients(blocks: Sequence[Block], max_norm: float) -> Tensor:
@@ -300,3 +233,54 @@ class SeedHandle:
             for block in self.stack.blocks.values()
             if block.flat in optimizer.state
         ]
+
+
+class Moments:
+    """Adam's moments of a stack, which checkpoints keep per seed.
+
+    Args:
+        stack: all seeds.
+        optimizers: of its blocks.
+    """
+
+    def __init__(self, stack: Stack, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.stack, self.optimizers = stack, optimizers
+
+    def state_dict(self, seed: int) -> list[dict[str, dict[str, Tensor]]]:
+        """Return one seed's moments and step counts, by optimizer and block."""
+        return [
+            {
+                name: {
+                    key: value.clone() if key == "step" else value[seed].clone()
+                    for key, value in optimizer.state[block.flat].items()
+                }
+                for name, block in self.stack.blocks.items()
+                if block.flat in optimizer.state
+            }
+            for optimizer in self.optimizers
+        ]
+
+    def load_state_dict(self, seed: int, saved: list[dict[str, Any]]) -> None:
+        """Restore one seed's moments and step counts."""
+        for optimizer, moments in zip(self.optimizers, saved, strict=True):
+            for name, values in moments.items():
+                flat = self.stack.blocks[name].flat
+                state = optimizer.state[flat]
+                for key, value in values.items():
+                    if key == "step":
+                        state[key] = value.clone()
+                    else:
+                        state.setdefault(key, torch.zeros_like(flat))[seed] = value
+
+
+def block_tests(agent: ActorCritic) -> dict[str, Callable[[str], bool]]:
+    """Return which parameters form a block, by name: actor and critic, or trunk and two heads."""
+    critics = {id(parameter) for parameter in agent.critic.parameters()}
+    trunk = {name for name, p in agent.named_parameters() if id(p) in critics} - {
+        name for name, _ in agent.named_parameters() if name.startswith("critic.")
+    }
+    tests = {
+        "actor": lambda name: name.startswith("actor.") and name not in trunk,
+        "critic": lambda name: name.startswith("critic."),
+    }
+    return tests | {"trunk": lambda name: name in trunk} if trunk else tests

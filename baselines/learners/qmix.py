@@ -1,257 +1,254 @@
 """QMIX (Rashid et al. 2018) with TD(lambda) and double Q, as PyMARL2 tuned it (Hu et al. 2021).
 
 With `--mixer sum` it is VDN (Sunehag et al. 2018), with `--mixer none` independent Q-learning.
-docs/baselines.md lists each choice.
+docs/qmix.md lists each choice.
 """
 
 import copy
-import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from baselines.config import QmixConfig
 from baselines.experience.advantages import lambda_returns
-from baselines.experience.collect import Clock, Stream, concatenate, iteration_metrics
-from baselines.experience.episodes import make_battles
+from baselines.experience.battles import make_battles
+from baselines.experience.collect import Choice, Clock, Collector, Metrics, iteration_metrics
+from baselines.experience.graphs import graphed
 from baselines.experience.replay import EpisodeBatch, EpisodeReplay
+from baselines.experience.rows import ChosenRows
+from baselines.learners.optimizer import anneal, mean_losses, share_left
 from baselines.learners.value_based import (
     LOSSES,
-    TeamValues,
-    ValueAgent,
-    change_agent_layers,
     epsilon_at,
     exploration,
     gradient_step,
-    load_agent,
+    load_policy,
     make_optimizer,
-    mask_values,
-    total_loss,
+    make_plasticity,
+    make_team,
+    td_loss,
+    update_metrics,
 )
-from baselines.learners.value_instruments import Plasticity
+from baselines.networks.action_values import NETWORK, TeamValues, ValueAgent, mask_values
+from baselines.plasticity import Measurement, Pass, Reference, is_due
 from baselines.runs.checkpoints import Checkpoint
-from baselines.runs.folder import derive_seeds, seed_globals
-from baselines.runs.loop import anneal, finish, train_battles
+from baselines.runs.loop import Seeds
+from baselines.runs.seeding import derive_seeds, seed_globals, seeded_generator
+
+__all__ = ["Qmix", "load_policy", "make_group"]
 
 
-@dataclasses.dataclass
-class Trainer:
-    """All that changes while QMIX trains: a `training.Learner`."""
-
-    config: QmixConfig
-    env: Any
-    learned: TeamValues
-    target: TeamValues  # a copy of some updates ago
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator  # of the device: exploration and interventions
-    sampler: torch.Generator  # of the CPU: draws episodes
-    replay: EpisodeReplay
-    stream: Stream
-    plasticity: Plasticity
-    global_step: int = 0
-    iteration: int = 0
-    episodes: int = 0
-    target_episodes: int = 0  # episodes when the target network was last copied
-
-    def iterate(self) -> dict[str, float]:
-        """Run one iteration: episodes and gradient steps; return its metrics."""
-        return iterate(self)
-
-    def save_state(self) -> Checkpoint:
-        """Return everything that `load_state` needs to go on bit for bit."""
-        return save_state(self)
-
-    def load_state(self, checkpoint: Checkpoint) -> None:
-        """Put back what `save_state` returned."""
-        load_state(self, checkpoint)
+def make_group(config: QmixConfig, found: Sequence[Checkpoint] = ()) -> Seeds:
+    """Return all seeds, which take turns."""
+    return Seeds(partial(Qmix, replays=config.seeds), config)
 
 
-def main(config: QmixConfig) -> int:
-    """Train, and say how to evaluate the result; return the exit status."""
-    return finish(*train(config))
-
-
-def train(config: QmixConfig) -> tuple[list[Path], int | None]:
-    """Train, or continue the run or group `config.resume`; see `training.train_battles`."""
-    return train_battles("qmix", config, partial(make_trainer, replays=config.seeds))
-
-
-def make_trainer(config: QmixConfig, replays: int = 1) -> Trainer:
-    """Build networks, optimizer and replay, and reset the environment; all from the seed.
+class Qmix:
+    """One seed of QMIX: a `runs.loop.Learner`.
 
     Args:
-        config: of one seed.
-        replays: how many there will be in this process.
+        config: of one seed; everything is drawn from `config.seed`.
+        replays: how many learners of this size there will be in the process.
     """
-    environment_seed, learner_seed = derive_seeds(config.seed)
-    seed_globals(learner_seed)
-    env = make_battles(config)
-    learned = TeamValues(config, env.unwrapped)
-    hooks = change_agent_layers(config, learned.agent)
-    learned = learned.to(config.device)
-    optimizer = make_optimizer(config, learned, hooks)
-    generator = torch.Generator(config.device)
-    generator.manual_seed(learner_seed)
-    plasticity = Plasticity.start(config, learned.agent, hooks, optimizer, generator)
-    replay = EpisodeReplay(env, config.buffer_episodes, config.device)
-    print(replay.describe(), flush=True)
-    replay.allocate(replays)
-    obs, info = env.reset(seed=environment_seed)
-    return Trainer(
-        config=config,
-        env=env,
-        learned=learned,
-        target=copy.deepcopy(learned).requires_grad_(requires_grad=False),
-        optimizer=optimizer,
-        generator=generator,
-        sampler=torch.Generator().manual_seed(learner_seed),
-        replay=replay,
-        stream=Stream.start(obs, info, learned.agent.initial_hidden(config.num_envs)),
-        plasticity=plasticity,
-    )
 
+    algorithm = "qmix"
+    counters = ("iteration", "episodes", "target_episodes")
 
-def save_state(trainer: Trainer) -> Checkpoint:
-    """Return everything that `load_state` needs to go on bit for bit."""
-    return Checkpoint(
-        global_step=trainer.global_step,
-        weights=trainer.learned.state_dict(),
-        trainer={
-            "target": trainer.target.state_dict(),
-            "optimizer": trainer.optimizer.state_dict(),
-            "generator": trainer.generator.get_state(),
-            "sampler": trainer.sampler.get_state(),
-            "stream": trainer.stream.state_dict(),
-            "replay": trainer.replay.state_dict(),
-            "iteration": trainer.iteration,
-            "episodes": trainer.episodes,
-            "target_episodes": trainer.target_episodes,
-            "interventions": trainer.plasticity.state_dict(),
-        },
-        env=trainer.env.unwrapped.checkpoint(),
-        metadata={"algorithm": "qmix", "env": trainer.env.spec.id},
-        replay=trainer.replay.writer(),
-    )
+    def __init__(self, config: QmixConfig, replays: int = 1) -> None:
+        environment_seed, learner_seed = derive_seeds(config.seed)
+        seed_globals(learner_seed)
+        self.config = config
+        self.battles = make_battles(config)
+        self.network, hooks = make_team(config, self.battles.sizes)
+        self.target = copy.deepcopy(self.network).requires_grad_(requires_grad=False)
+        self.optimizer = make_optimizer(config, self.network, hooks)
+        self.generator = seeded_generator(learner_seed, config.device)  # exploration, interventions
+        self.sampler = seeded_generator(learner_seed, "cpu")  # draws episodes
+        self.plasticity = make_plasticity(self.network.agent, hooks, self.optimizer, self.generator)
+        self.replay = EpisodeReplay(self.battles, config.buffer_episodes)
+        print(self.replay.describe(), flush=True)
+        self.replay.allocate(replays)
+        self.battles.reset(environment_seed)
+        hidden = self.network.agent.initial_hidden(config.num_envs)
+        self.collector = Collector(self.battles, hidden)
+        self.gradient_step = graphed(self._gradient_step)
+        self.global_step = self.iteration = 0
+        self.episodes = 0  # that have ended
+        self.target_episodes = 0  # that had ended when the target network was last copied
 
+    def parts(self) -> dict:
+        """Return everything that changes in training but weights, battles and counters."""
+        return {
+            "target": self.target,
+            "optimizer": self.optimizer,
+            "generator": self.generator,
+            "sampler": self.sampler,
+            "stream": self.collector,
+            "replay": self.replay,
+            "interventions": self.plasticity,
+        }
 
-def load_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put back what `save_state` returned."""
-    saved = checkpoint.trainer
-    trainer.learned.load_state_dict(checkpoint.weights)
-    trainer.target.load_state_dict(saved["target"])
-    trainer.optimizer.load_state_dict(saved["optimizer"])
-    trainer.generator.set_state(saved["generator"])
-    trainer.sampler.set_state(saved["sampler"])
-    trainer.stream.restore(trainer.env, checkpoint.env, saved["stream"])
-    with checkpoint.replay_path.open("rb") as file:
-        trainer.replay.load(saved["replay"], file)
-    trainer.global_step = checkpoint.global_step
-    trainer.iteration = saved["iteration"]
-    trainer.episodes = saved["episodes"]
-    trainer.target_episodes = saved["target_episodes"]
-    trainer.plasticity.load_state_dict(saved["interventions"])
+    def iterate(self) -> Metrics:
+        """Finish some episodes and take some gradient steps; return the metrics."""
+        clock, config, before = Clock(), self.config, self.global_step
+        epsilon = epsilon_at(config, self.global_step)
+        if config.anneal_lr:
+            anneal(self.optimizer, share_left(self.global_step, config.total_steps))
+        self.collect(epsilon, clock)
+        learned = self.broken_rewards()
+        played = self.collector.tally.read()
+        if len(self.replay.ended) >= config.batch_episodes:
+            learned = self.learn(clock) | learned
+        if self.episodes - self.target_episodes >= config.target_update_episodes:
+            self.target.load_state_dict(self.network.state_dict())
+            self.target_episodes = self.episodes
+        self.iteration += 1
+        clock.spent("learn")
+        learned = {"charts/epsilon": epsilon, **learned}
+        steps = self.global_step - before
+        return iteration_metrics(played, steps, self.optimizer, clock.lap(), learned)
 
+    def collect(self, epsilon: float, clock: Clock) -> None:
+        """Play until enough episodes have ended.
 
-def iterate(trainer: Trainer) -> dict[str, float]:
-    """Run one iteration: finish some episodes, take some gradient steps; return its metrics."""
-    config, clock, before = trainer.config, Clock(), trainer.global_step
-    epsilon = epsilon_at(config, trainer.global_step)
-    anneal(config, trainer.optimizer, trainer.global_step)
-    ended = collect(trainer, epsilon, clock)
-    metrics = broken_rewards(ended, trainer.stream)
-    if len(trainer.replay.ended) >= config.batch_episodes:
-        metrics = update(trainer, clock) | metrics
-    if trainer.episodes - trainer.target_episodes >= config.target_update_episodes:
-        trainer.target.load_state_dict(trainer.learned.state_dict())
-        trainer.target_episodes = trainer.episodes
-    trainer.iteration += 1
-    clock.spent("learn")
-    steps, metrics = trainer.global_step - before, {"charts/epsilon": epsilon, **metrics}
-    return iteration_metrics(ended, steps, trainer.optimizer, clock.lap(), metrics)
-
-
-def collect(trainer: Trainer, epsilon: float, clock: Clock) -> dict[str, np.ndarray]:
-    """Play until enough episodes have ended; return them as `Stream.advance` does.
-
-    Args:
-        trainer: replay, counters and stream are advanced in place.
-        epsilon: share of random actions.
-        clock: books env and inference time.
-    """
-    config, stream, replay = trainer.config, trainer.stream, trainer.replay
-    agent, device = trainer.learned.agent, config.device
-    shape = (config.num_envs, agent.num_agents, agent.num_actions)
-    goal = trainer.episodes + (config.rollout_episodes or config.num_envs)
-    ended = []
-    while trainer.episodes < goal:
-        valid = ~stream.previous_done
-        replay.observe(stream.obs, stream.info)
-        with torch.inference_mode():
-            obs = torch.from_numpy(stream.obs).to(device)
-            mask = torch.from_numpy(stream.info["action_mask"]).to(device).bool()
-            noise = exploration(shape, epsilon, trainer.generator)
-            actions, _, memory = agent.act(obs, mask, stream.hidden, noise)
-            orders = actions.cpu().numpy()
-            clock.spent("inference")
-            reward, terminated, _, episodes = stream.advance(trainer.env, orders, memory)
+        Args:
+            epsilon: share of random actions.
+            clock: books env and inference time.
+        """
+        config, agent, replay = self.config, self.network.agent, self.replay
+        shape = (config.num_envs, agent.num_agents, agent.num_actions)
+        goal = self.episodes + (config.rollout_episodes or config.num_envs)
+        while self.episodes < goal:
+            seen = self.battles.observe()
+            replay.observe(seen)
+            with torch.inference_mode():
+                noise = exploration(shape, epsilon, self.generator)
+                choice = agent.act(seen.obs, seen.action_mask, self.collector.hidden, noise)
+                seen, outcome = self.collector.step(Choice(*choice), clock)
             clock.spent("env")
-        replay.record(orders, reward, terminated, valid)
-        if len(episodes["env"]):
-            replay.observe(stream.obs, stream.info, episodes["env"])  # what they ended in
-            replay.close(episodes["env"])
-        trainer.global_step += int(valid.sum())
-        trainer.episodes += len(episodes["env"])
-        ended.append(episodes)
-        clock.spent("inference")
-    return concatenate(ended)
+            replay.record(choice[0], seen.valid, outcome)
+            ended = outcome.ended.nonzero().squeeze(-1)
+            if len(ended):
+                replay.observe(self.battles.observe(), ended)  # the last observation
+                replay.close(ended)
+            self.global_step += int(seen.valid.sum())
+            self.episodes += len(ended)
+            clock.spent("inference")
 
+    def broken_rewards(self) -> Metrics:
+        """Return a metric that stops the run if a reward is NaN, which the replay would keep."""
+        tally = self.collector.tally
+        finite = tally.totals.isfinite().all() & tally.episodic_return.isfinite().all()
+        return {} if finite else {"losses/rewards": math.nan}
 
-def broken_rewards(ended: dict[str, np.ndarray], stream: Stream) -> dict[str, float]:
-    """Return a metric that stops the run if a reward is no number: the replay would keep it.
-
-    Args:
-        ended: episodes that ended in this iteration.
-        stream: knows the returns of those that are being played.
-    """
-    returns = np.concatenate([ended["episodic_return"], stream.episodic_return])
-    return {} if np.isfinite(returns).all() else {"losses/rewards": math.nan}
-
-
-def update(trainer: Trainer, clock: Clock) -> dict[str, float]:
-    """Take the gradient steps of an iteration; return the means of the losses."""
-    config, plasticity, agent = trainer.config, trainer.plasticity, trainer.learned.agent
-    draw = partial(trainer.replay.sample, config.batch_episodes, trainer.sampler)
-    batch, reference, losses, measured = draw(), None, [], {}
-    look = partial(plasticity.look, partial(values_of, agent, batch))
-    due = plasticity.instruments.due(trainer.iteration)
-    clock.spent("learn")
-    before = look() if due else {}
-    clock.spent("probe")
-    for number in range(config.updates_per_rollout):
-        batch = draw() if number else batch
-        total, parts = loss(trainer, batch, reference)
-        if "reference" in plasticity.hooks.changes:
-            other = draw()
-            reference = other, values_of(agent, other).detach()
-        (norm,) = gradient_step([trainer], [total])
-        losses.append(torch.cat([parts, norm]))
-        plasticity.after_step(partial(inputs_of, agent, batch))
-    means = torch.stack(losses).mean(0).tolist()  # the one transfer of the update
-    clock.spent("learn")
-    if due:
-        measured = plasticity.metrics(before, look())
+    def learn(self, clock: Clock) -> Metrics:
+        """Take the gradient steps of an iteration; return the means of the losses."""
+        config, agent, plasticity = self.config, self.network.agent, self.plasticity
+        batch, reference, losses, measurement = self.draw(), None, [], None
+        clock.spent("learn")
+        if is_due(config, self.iteration):
+            run = partial(values_of, agent, batch)
+            measurement = Measurement([plasticity], lambda _: run())
         clock.spent("probe")
-    plasticity.after_batch(partial(inputs_of, agent, batch))
-    return {**dict(zip(LOSSES, means, strict=True)), **measured}
+        for number in range(config.updates_per_rollout):
+            batch = self.draw() if number else batch
+            following = self.refer()
+            losses.append(self.gradient_step(batch, reference))
+            reference = following
+            plasticity.after_step(partial(inputs_of, agent, batch))
+        means = mean_losses(LOSSES, losses)
+        clock.spent("learn")
+        measured = update_metrics(measurement) if measurement else {}
+        clock.spent("probe")
+        plasticity.after_batch(partial(inputs_of, agent, batch))
+        return {**means, **measured}
+
+    def draw(self) -> EpisodeBatch:
+        """Return episodes drawn from the replay."""
+        return self.replay.sample(self.config.batch_episodes, self.sampler)
+
+    def refer(self) -> Reference | None:
+        """Return the values of other episodes now, if an intervention asks for them."""
+        if not self.plasticity.changes("reference"):
+            return None
+        other = self.draw()
+        return Reference(other, {NETWORK: values_of(self.network.agent, other).detach()})
+
+    def _gradient_step(self, batch: EpisodeBatch, reference: Reference | None) -> Tensor:
+        """Take one step of the optimizer; return the losses (len(LOSSES),), not waited for."""
+        total, losses = self.loss(batch, reference)
+        norm = gradient_step(self.network, self.optimizer, total, self.config.max_grad_norm)
+        return torch.cat([losses, norm])
+
+    def loss(
+        self, batch: EpisodeBatch, reference: Reference | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss, and its parts in the order of LOSSES without the gradient norm.
+
+        Args:
+            batch: episodes to learn from.
+            reference: other episodes, on which interventions hold the network still.
+        """
+        new = self.run(self.network, batch)
+        with torch.no_grad():
+            old = self.run(self.target, batch)
+            targets = self.td_targets(batch, new.outputs.detach(), old.outputs)
+        taken = ChosenRows(batch.taken)
+        values = taken.pick(new.outputs.view(batch.action_mask.shape))
+        chosen = values.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)  # (steps, num_agents)
+        joint = self.network.mixer(chosen, taken.pick(batch.state))
+        again = None
+        if reference is not None:
+            again = (values_of(self.network.agent, reference.batch), reference.outputs[NETWORK])
+        terms = self.plasticity.terms(new, old, again)
+        kept = self.plasticity.kept_rows(new, old)
+        if kept is not None:
+            kept = taken.pick(kept.view(batch.action_mask.shape[:2]))  # (steps, num_agents)
+        return td_loss(joint, targets, taken, kept, terms)
+
+    def run(self, team: TeamValues, batch: EpisodeBatch) -> Pass:
+        """Return a team's values of a batch, with the pre-activations that loss terms read."""
+        agent = team.agent
+        return self.plasticity.run(agent.network.trunk, partial(values_of, agent, batch))
+
+    def td_targets(self, batch: EpisodeBatch, online: Tensor, target: Tensor) -> Tensor:
+        """Return the TD(lambda) targets (steps, 1), or (steps, num_agents) without a mixer.
+
+        Args:
+            batch: the episodes.
+            online: (rows * num_agents, num_actions) values of the learning network.
+            target: values of the target network, same shape as `online`.
+        """
+        config, mask = self.config, batch.action_mask
+        online, target = online.view(mask.shape), target.view(mask.shape)
+        chooser = online if config.double_q else target
+        best = mask_values(chooser, mask).argmax(-1, keepdim=True)
+        values = self.target.mixer(target.gather(-1, best).squeeze(-1), batch.state)
+        following = values.index_select(0, batch.following)
+        step, episode = batch.step[batch.taken], batch.episode[batch.taken]
+        shape = (len(batch.sizes) - 1, batch.sizes[0])
+
+        def spread(flat: Tensor) -> Tensor:  # (steps, ...) to (time, episodes, ...)
+            return flat.new_zeros(*shape, *flat.shape[1:]).index_put_((step, episode), flat)
+
+        terminated = batch.done if config.timeout_is_terminal else batch.terminated
+        rewards = spread(batch.rewards * config.reward_scale).unsqueeze(-1)
+        returns = lambda_returns(
+            rewards.expand(*shape, values.shape[1]),
+            spread(following),
+            spread(terminated).unsqueeze(-1),
+            spread(batch.done).unsqueeze(-1),
+            gamma=config.gamma,
+            td_lambda=config.td_lambda,
+        )
+        return returns[step, episode]
 
 
 def inputs_of(agent: ValueAgent, batch: EpisodeBatch) -> Tensor:
-    """Return what the network sees of a batch: (rows * num_agents, input_size)."""
+    """Return the network's inputs (rows * num_agents, input_size) of a batch."""
     return agent.inputs(batch.obs, agent.one_hot(batch.last_actions)).flatten(0, 1)
 
 
@@ -259,65 +256,3 @@ def values_of(agent: ValueAgent, batch: EpisodeBatch) -> Tensor:
     """Return action values (rows * num_agents, num_actions) of a batch."""
     sizes = [size * agent.num_agents for size in batch.sizes]
     return agent.network.packed(inputs_of(agent, batch), sizes)
-
-
-def loss(
-    trainer: Trainer, batch: EpisodeBatch, reference: tuple[EpisodeBatch, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the loss, and its parts in the order of LOSSES but for the gradient norm.
-
-    Args:
-        trainer: what learns.
-        batch: what it learns from.
-        reference: another batch with the values before the last gradient step, on which
-            interventions hold the network still.
-    """
-    learned, target, plasticity = trainer.learned, trainer.target, trainer.plasticity
-    new = plasticity.see(learned.agent, lambda agent: values_of(agent, batch))
-    with torch.no_grad():
-        old = plasticity.see(target.agent, lambda agent: values_of(agent, batch))
-        returns = make_returns(trainer, batch, new.values.detach(), old.values)
-    values = new.values.view(*batch.action_mask.shape).index_select(0, batch.taken)
-    chosen = values.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
-    joint = learned.mixer(chosen, batch.state.index_select(0, batch.taken))
-    again = None if reference is None else (values_of(learned.agent, reference[0]), reference[1])
-    pfo, extra, keep = plasticity.terms(new, old, again)
-    if keep is not None:
-        keep = keep.view(*batch.action_mask.shape[:2]).index_select(0, batch.taken)
-    return total_loss(joint, returns, pfo, extra, keep)
-
-
-def make_returns(trainer: Trainer, batch: EpisodeBatch, online: Tensor, target: Tensor) -> Tensor:
-    """Return the TD(lambda) returns (steps, 1), or (steps, num_agents) without a mixer.
-
-    Args:
-        trainer: target mixer and settings.
-        batch: the episodes.
-        online: (rows * num_agents, num_actions) values of the learning network.
-        target: the same of the target network.
-    """
-    config, mask = trainer.config, batch.action_mask
-    online, target = online.view(mask.shape), target.view(mask.shape)
-    chooser = online if config.double_q else target
-    best = mask_values(chooser, mask).argmax(-1, keepdim=True)
-    values = trainer.target.mixer(target.gather(-1, best).squeeze(-1), batch.state)
-    following = values.index_select(0, batch.following)
-    step, episode = batch.step[batch.taken], batch.episode[batch.taken]
-    shape = (len(batch.sizes) - 1, batch.sizes[0])
-
-    def spread(flat: Tensor) -> Tensor:
-        return flat.new_zeros(*shape, *flat.shape[1:]).index_put_((step, episode), flat)
-
-    terminated = batch.done if config.timeout_is_terminal else batch.terminated
-    returns = lambda_returns(
-        spread(batch.rewards * config.reward_scale).unsqueeze(-1).expand(*shape, values.shape[1]),
-        spread(following),
-        spread(terminated).unsqueeze(-1),
-        spread(batch.done).unsqueeze(-1),
-        gamma=config.gamma,
-        td_lambda=config.td_lambda,
-    )
-    return returns[step, episode]
-
-
-load_policy = load_agent  # for `baselines evaluate`

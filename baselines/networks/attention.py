@@ -4,7 +4,6 @@ The order in which enemies and allies are listed does not matter, and the value 
 enemy comes from that enemy's own row. docs/encoders.md has the formulas.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -12,137 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.errors import UsageError
-from smacv2.layout import Block, Layout
-from smacv2.scenario import load_unit_types
+from baselines.networks.entities import Entities
 
 HEADS = 2  # 1 where the hidden size is odd
 KEY_SIZE = 16  # numbers of a key, of all heads together
 CHUNK = 1024  # rows whose entities fit the processor's cache together
 
-Columns = tuple[int, ...]
-Rows = tuple[Columns, ...]
-"""Columns of each row, all of one length."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Aims:
-    """Numbers that units have for each target slot: an enemy's, or for a healer an ally's."""
-
-    slots: Rows
-    """Columns of each unit's slots."""
-    healer: Rows
-    """Columns that are 1 where the unit is a healer; none where no unit type heals."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Entities:
-    """Where everything stands in one input of a network."""
-
-    own: Columns
-    """What belongs to no entity."""
-    enemies: Rows
-    """Features of each enemy; all 0 where it is not seen."""
-    allies: Rows
-    """The same of each ally: by index, or by index without the agent's own."""
-    aims: tuple[Aims, ...]
-    """Numbers of units by target; they become features of the targets."""
-    agent_id: Columns
-    """One-hot of the agent's index; empty where all allies have a row."""
-
-
-def obs_entities(layout: Layout, last_action: bool = False) -> Entities:
-    """Return where entities stand in [obs, last action's one-hot if asked, agent's one-hot].
-
-    Raises:
-        UsageError: the observation has no rows.
-    """
-    if not layout.obs_enemies.rows:
-        raise UsageError("--encoder attention needs entity rows: obs_starcraft=false leaves none")
-    basic = layout.num_actions_no_attack
-    own_healer = _healers(layout, layout.obs_own)
-    shootable = _rows(layout.obs_enemies, "shootable")
-    aims = [Aims((tuple(column for row in shootable for column in row),), own_healer)]
-    own = [
-        *(_columns(layout.obs_move) + _columns(layout.obs_own) + _columns(layout.obs_timestep)),
-        *(range(layout.obs_size, layout.obs_size + basic) if last_action else ()),
-    ]
-    end = layout.obs_size + layout.num_actions * last_action
-    if last_action:
-        aims.append(Aims((tuple(range(layout.obs_size + basic, end)),), own_healer))
-    allies = _rows(layout.obs_allies, but="last_action")
-    actions = _rows(layout.obs_allies, "last_action")
-    if actions and actions[0]:
-        slots = tuple(row[basic:] for row in actions)
-        aims.append(Aims(slots, _healers(layout, layout.obs_allies)))
-        allies = tuple(row + more[:basic] for row, more in zip(allies, actions, strict=True))
-    return Entities(
-        own=tuple(own),
-        enemies=_rows(layout.obs_enemies, but="shootable"),
-        allies=allies,
-        aims=tuple(aims),
-        agent_id=tuple(range(end, end + layout.num_agents)),
-    )
-
-
-def state_entities(layout: Layout) -> Entities:
-    """Return where entities stand in the state.
-
-    Raises:
-        UsageError: the state has no rows.
-    """
-    if not layout.state_allies.rows:
-        raise UsageError(
-            "--encoder attention needs entity rows: obs_instead_of_state=true leaves none"
-        )
-    allies, aims = _rows(layout.state_allies), ()
-    if layout.state_last_actions.rows:
-        actions, basic = _rows(layout.state_last_actions), layout.num_actions_no_attack
-        healers = _healers(layout, layout.state_allies)
-        aims = (Aims(tuple(row[basic:] for row in actions), healers),)
-        allies = tuple(row + action[:basic] for row, action in zip(allies, actions, strict=True))
-    return Entities(
-        own=_columns(layout.state_timestep),
-        enemies=_rows(layout.state_enemies),
-        allies=allies,
-        aims=aims,
-        agent_id=(),
-    )
-
-
-def layout_of(sizes: Any) -> Layout:
-    """Return an environment's layout.
-
-    Raises:
-        UsageError: it has none.
-    """
-    layout = getattr(sizes, "layout", None)
-    if layout is None:
-        spec = getattr(sizes, "spec", None)
-        name = spec.id if spec else type(sizes).__name__
-        raise UsageError(f"--encoder attention needs entity rows: {name} has no layout")
-    return layout
-
-
-def _columns(block: Block) -> Columns:
-    return tuple(range(block.offset, block.end))
-
-
-def _rows(block: Block, part: str = "", but: str = "\n") -> Rows:
-    """Return the columns of each row: those whose names contain `part`, but not `but`."""
-    places = [at for at, name in enumerate(block.row) if part in name and but not in name]
-    starts = range(block.offset, block.end, block.width)
-    return tuple(tuple(start + at for at in places) for start in starts)
-
-
-def _healers(layout: Layout, block: Block) -> Rows:
-    """Return the columns of each row that say that the unit's type is one that heals."""
-    types, bits = load_unit_types(), _rows(block, "unit_type")
-    heals = [at for at, name in enumerate(layout.unit_types) if types[name].heal is not None]
-    return tuple(tuple(row[at] for at in heals) for row in bits)
-
-
-class Targets(NamedTuple):
+class TargetKeys(NamedTuple):
     """What the units tell that target actions name."""
 
     enemies: Tensor | None  # (num_rows, num_enemies, KEY_SIZE) keys; None without targets
@@ -276,12 +152,12 @@ class EntityAttention(nn.Module):
         """Return features (num_rows, hidden_size) of inputs (num_rows, input_size)."""
         return self.read(inputs)[0]
 
-    def read(self, inputs: Tensor) -> tuple[Tensor, list[Targets]]:
+    def read(self, inputs: Tensor) -> tuple[Tensor, list[TargetKeys]]:
         """Return features (num_rows, hidden_size), and what `logits` takes of the same rows."""
         parts = [self._read(chunk) for chunk in inputs.split(CHUNK)]
         return torch.cat([features for features, _ in parts]), [targets for _, targets in parts]
 
-    def logits(self, outputs: Tensor, targets: list[Targets]) -> Tensor:
+    def logits(self, outputs: Tensor, targets: list[TargetKeys]) -> Tensor:
         """Turn what a linear head says of all targets into one number for each.
 
         Args:
@@ -298,7 +174,7 @@ class EntityAttention(nn.Module):
         parts = zip(outputs.split(CHUNK), targets, strict=True)
         return torch.cat([self._logits(*part) for part in parts])
 
-    def _logits(self, outputs: Tensor, targets: Targets) -> Tensor:
+    def _logits(self, outputs: Tensor, targets: TargetKeys) -> Tensor:
         basic, common, query = outputs.tensor_split((-1 - KEY_SIZE, -KEY_SIZE), 1)
         query = query.unsqueeze(1) / math.sqrt(KEY_SIZE)
         matches = _fit((targets.enemies * query).sum(2), self.num_targets)
@@ -307,7 +183,7 @@ class EntityAttention(nn.Module):
             matches = torch.where(targets.heals, helps.gather(1, targets.rows), matches)
         return torch.cat([basic, common + matches], 1)
 
-    def _read(self, inputs: Tensor) -> tuple[Tensor, Targets]:
+    def _read(self, inputs: Tensor) -> tuple[Tensor, TargetKeys]:
         own = inputs.index_select(1, self.own_columns)
         queries = torch.addmm(self.query_bias, own, self.query_weight)
         agent = (
@@ -323,7 +199,7 @@ class EntityAttention(nn.Module):
         if self.has_healers and self.num_targets:
             heals = _take(inputs, self.healer_columns_0).sum(2) > 0
             rows = self.row_of_ally[agent]
-        return features, Targets(enemy_keys, ally_keys, heals, rows)
+        return features, TargetKeys(enemy_keys, ally_keys, heals, rows)
 
     def _marks(self, inputs: Tensor, agent: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """Return what is aimed at enemies, and at allies: (num_rows, units) for each of `aims`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.networks.network import gumbel_noise
+from baselines.networks.actor_critic import gumbel_noise
 from ppo_plasticity.capacity import categorical_kl
 
 LOG_2PI = math.log(2 * math.pi)

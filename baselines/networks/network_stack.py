@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.learners.ppo_stack import Run, stacked_layer
 from baselines.networks.attention import EntityAttention
 from baselines.networks.gru import Gru, run_grus
 from baselines.networks.network import Forward, Network
+from baselines.networks.stacked import Run, stacked_layer
 
 PLACES = 8  # seeds that run at once; places left over compute what nobody reads
 

@@ -9,7 +9,6 @@ runs/<env>__<algorithm>__seed<seed>__<utc>/
   evaluations/     see `baselines.evaluation`
 """
 
-import ctypes
 import dataclasses
 import datetime
 import fcntl
@@ -18,7 +17,6 @@ import json
 import math
 import os
 import platform
-import random
 import shlex
 import signal
 import subprocess
@@ -29,7 +27,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
@@ -304,115 +301,9 @@ def alone(config: Any, index: int) -> Any:
     return dataclasses.replace(config, seed=config.seed + index, seeds=1)
 
 
-def exit_status(stopped: int | None) -> int:
-    """Return 130 after Ctrl-C, so that shell loops stop too, and 0 otherwise: all is saved."""
-    return 130 if stopped == signal.SIGINT else 0
-
-
-class StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a flag that the loop reads between iterations.
-
-    `signal` is None, or the number of the signal that came. A second Ctrl-C interrupts at once.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _frame: object) -> None:
-        self.signal = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def prepare_torch(num_threads: int, device: str) -> int:
-    """Set threads and allocator for small networks; return the number of threads.
-
-    Raises:
-        UsageError: the device does not exist here.
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {device}: not usable here ({reason}); cpu always is") from error
-    threads = num_threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
-    return threads
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed blocks: an update reuses the same tens of megabytes each time.
-
-    Without it glibc returns them to the kernel, and page faults take a quarter of an update.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # not glibc
-        return
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, 1 << 30)
-
-
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return in what two fingerprints of an environment differ, sorted."""
     return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-
-
-def derive_seeds(seed: int | tuple[int, ...]) -> tuple[int, int]:
-    """Return the seeds of environment and learner for a run's seed (or for several numbers).
-
-    Env i of a vector environment plays stream `seed + i`, so neighbouring run seeds would share
-    almost all battles; hashed, they are far apart. `seed + i` stays below 2**32 for 2**16 envs.
-    """
-    environment, learner = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
-    return environment % (2**32 - 2**16), learner
-
-
-def seed_globals(learner_seed: int) -> None:
-    """Seed the global generators of Python, NumPy and PyTorch: weights, and foreign code."""
-    random.seed(learner_seed)
-    np.random.seed(learner_seed)  # noqa: NPY002
-    torch.manual_seed(learner_seed)
-
-
-def random_states() -> dict[str, Any]:
-    """Return the states of the global generators of Python, NumPy and PyTorch, as plain data."""
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": [name, np.asarray(keys).tolist(), *rest],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_states(state: dict[str, Any]) -> None:
-    """Put back what `random_states` returned."""
-    random.setstate(state["python"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def describe_environment(env: Any) -> dict[str, Any]:
-    """Return what a run records of an environment of battles: `id` and `fingerprint`."""
-    return {"id": env.spec.id, "fingerprint": env.unwrapped.fingerprint}
 
 
 def describe_run(algorithm: str, config: Any, environment: dict[str, Any]) -> dict[str, Any]:

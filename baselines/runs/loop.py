@@ -1,4 +1,4 @@
-"""The life of a training command: start or go on, iterate, log, save, stop."""
+"""The life of a training command: start or resume, iterate, log, save, stop."""
 
 import contextlib
 import dataclasses
@@ -9,66 +9,56 @@ from typing import Any, Protocol
 
 import torch
 
-from baselines.config import BattleConfig
+from baselines.algorithms import ALGORITHMS, Algorithm
+from baselines.config import BattleConfig, RunConfig
 from baselines.errors import TrainingError
+from baselines.runs import state
 from baselines.runs.checkpoints import Checkpoint
 from baselines.runs.console import Progress
-from baselines.runs.folder import (
-    RunGroup,
-    StopRequest,
-    alone,
-    describe_environment,
-    exit_status,
-    prepare_torch,
-    random_states,
-    set_random_states,
-)
+from baselines.runs.folder import RunGroup, alone
+from baselines.runs.process import StopRequest, exit_status, prepare_torch
+from baselines.runs.seeding import random_states, set_random_states
+from baselines.runs.state import Saved
 
-EXPLODED = 1e9  # no loss of a learner that learns is as large
+DIVERGED = 1e9  # a larger loss means that training has diverged
 Metrics = dict[str, float]
 
 
-class Learner(Protocol):
-    """One seed of a learner of battles: all that changes while it trains."""
-
-    env: Any
-    global_step: int
-    iteration: int
+class Learner(Saved, Protocol):
+    """One seed of a multi-agent learner, with all that changes while it trains."""
 
     def iterate(self) -> Metrics:
-        """Collect and learn once; return what is logged."""
-
-    def save_state(self) -> Checkpoint:
-        """Return everything that `load_state` needs to go on bit for bit."""
-
-    def load_state(self, checkpoint: Checkpoint) -> None:
-        """Put back what `save_state` returned."""
+        """Collect and learn once; return the metrics."""
 
 
 class Group(Protocol):
     """The seeds that train at once, in the order of their numbers."""
 
+    environment: dict[str, Any]  # `id` and `fingerprint`, for the run's record
     global_steps: Sequence[int]
     iterations: Sequence[int]
     finished: bool
     snapshot_due: bool
 
     def iterate(self) -> Sequence[Metrics | None]:
-        """Collect and learn once with each seed; None for one that is finished."""
+        """Collect and learn once with each seed; None for a seed that is finished."""
 
     def save_state(self) -> list[Checkpoint]:
         """Return each seed's checkpoint."""
+
+    def load_state(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Restore each seed from its checkpoint."""
 
     def close(self) -> None:
         """Close the environments."""
 
 
-class Learners:
+class Seeds:
     """A `Group` of learners that know nothing of each other and take turns.
 
-    Each sees the global random numbers that it would see alone. Nothing is batched over seeds:
-    where the rows that count differ from seed to seed, that would compute what a lone run leaves
-    out. PQN's, which do not, run as one on a GPU (`pqn.Seeds`).
+    Each sees the global random numbers that it would see alone. Seeds are not batched, because each
+    has different valid rows: a batch would compute rows that a lone run skips. PQN's seeds have
+    equally many rows, and run as one on a GPU (`learners.pqn_stack`).
 
     Args:
         make: a lone seed's config to its learner.
@@ -84,6 +74,8 @@ class Learners:
         for index in range(config.seeds):
             self.learners.append(make(alone(config, index)))
             self._states.append(random_states())
+        battles = self.learners[0].battles
+        self.environment = {"id": battles.id, "fingerprint": battles.fingerprint}
 
     @property
     def global_steps(self) -> list[int]:
@@ -114,22 +106,22 @@ class Learners:
         saved = []
         for index, learner in enumerate(self.learners):
             with self._turn(index):
-                checkpoint = learner.save_state()
+                checkpoint = state.save(learner)
                 checkpoint.trainer["random"] = random_states()
                 saved.append(checkpoint)
         return saved
 
     def load_state(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Put back what `save_state` returned."""
+        """Restore each seed from its checkpoint."""
         for index, checkpoint in enumerate(checkpoints):
             with self._turn(index):
-                self.learners[index].load_state(checkpoint)
+                state.load(self.learners[index], checkpoint)
                 set_random_states(checkpoint.trainer["random"])
 
     def close(self) -> None:
         """Close the environments."""
         for learner in self.learners:
-            learner.env.close()
+            learner.battles.close()
 
     @contextlib.contextmanager
     def _turn(self, index: int) -> Iterator[None]:
@@ -141,54 +133,59 @@ class Learners:
         self._states[index] = random_states()
 
 
-def train_battles(
-    command: str,
-    config: BattleConfig,
-    make: Callable[[Any], Learner],
-    group_class: type[Learners] = Learners,
-) -> tuple[list[Path], int | None]:
-    """Train a learner of battles, or continue the run or group of runs `config.resume`.
+def main(name: str, config: RunConfig) -> int:
+    """Train an algorithm, and say how to evaluate the result; return the exit status."""
+    paths, stopped = train(name, config)
+    if stopped is None:
+        print("evaluate with")
+        for path in paths:
+            print(f"  baselines evaluate {path}")
+    return exit_status(stopped)
+
+
+def train(name: str, config: RunConfig) -> tuple[list[Path], int | None]:
+    """Train an algorithm, or resume the run or group of runs `config.resume`.
 
     Args:
-        command: its name.
+        name: of the algorithm in `algorithms.ALGORITHMS`.
         config: its settings.
-        make: a lone seed's config to its learner.
-        group_class: how its seeds train at once.
 
     Returns:
-        The run folders, one a seed, and the signal that stopped them (None when complete).
+        The run folders, one per seed, and the signal that stopped them (None when complete).
 
     Raises:
         UsageError: the config cannot be run here.
     """
-    config = prepare(config)
-    found = RunGroup.latest_checkpoints(Path(config.resume)) if config.resume else []
-    group = group_class(make, config)
-    runs = open_runs(command, config, describe_environment(group.learners[0].env), found)
+    threads = prepare_torch(config.num_threads, config.device)
+    config = dataclasses.replace(config, num_threads=threads)
+    found = find_checkpoints(Path(config.resume), ALGORITHMS[name]) if config.resume else []
+    group = ALGORITHMS[name].load("make_group")(config, found)
+    runs = open_runs(name, config, group.environment, found)
     if found:
         group.load_state(found)
     else:
         runs.save(group.save_state())
-    return runs.paths, train_group(command, config, group, runs)
+    return runs.paths, train_group(name, config, group, runs)
+
+
+def find_checkpoints(path: Path, algorithm: Algorithm) -> list[Checkpoint]:
+    """Return the checkpoints from which each seed of a run or group resumes."""
+    if algorithm.seeds_in_step:
+        return RunGroup.common_checkpoints(path)
+    return RunGroup.latest_checkpoints(path)
 
 
 def open_runs(
     command: str, config: Any, environment: dict[str, Any], found: Sequence[Checkpoint]
 ) -> RunGroup:
-    """Open the run folders to go on from the checkpoints found, or make new ones if none are."""
+    """Open the run folders of the checkpoints found, or make new ones if there are none."""
     if found:
         return RunGroup.resume(Path(config.resume), config, environment, found)
     return RunGroup.start(command, config, environment)
 
 
-def prepare(config: Any) -> Any:
-    """Set PyTorch up; return the config with the number of threads that it means."""
-    threads = prepare_torch(config.num_threads, config.device)
-    return dataclasses.replace(config, num_threads=threads)
-
-
 def train_group(command: str, config: Any, group: Group, runs: RunGroup) -> int | None:
-    """Train a group whose first state is saved; return the signal that stopped it, if any."""
+    """Train a group whose first state is saved; return the signal that stopped it, or None."""
     progress = Progress(config.total_steps * config.seeds, steps_done(group))
     try:
         with StopRequest() as stop:
@@ -243,17 +240,17 @@ def save(group: Group, runs: RunGroup) -> None:
 
 
 def broken_losses(metrics: Sequence[Metrics | None]) -> dict[int, str]:
-    """Return what is wrong with the losses of each seed whose losses are no numbers, or explode."""
+    """Describe, per seed, the first loss that is NaN or has diverged."""
     broken: dict[int, str] = {}
     for index, values in enumerate(metrics):
         for name, value in (values or {}).items():
-            if name.startswith("losses/") and not abs(value) < EXPLODED:
+            if name.startswith("losses/") and not abs(value) < DIVERGED:
                 broken.setdefault(index, f"{name} is {value:g}")
     return broken
 
 
 def broken_weights(saved: Sequence[Checkpoint]) -> dict[int, str]:
-    """Return what is wrong with the weights of each seed that has some that are no numbers."""
+    """Describe, per seed, a weight that is not finite."""
     broken: dict[int, str] = {}
     for index, checkpoint in enumerate(saved):
         for name, value in checkpoint.weights.items():
@@ -263,11 +260,11 @@ def broken_weights(saved: Sequence[Checkpoint]) -> dict[int, str]:
 
 
 def refuse(group: Group, runs: RunGroup, broken: dict[int, str]) -> None:
-    """Stop where a seed is broken; the other seeds are saved and can go on alone.
+    """Stop if a seed is broken; the other seeds are saved and can be resumed alone.
 
     Raises:
-        TrainingError: its one line names each broken seed, its metric and iteration, and its last
-            good checkpoint.
+        TrainingError: the line names each broken seed, its metric and iteration, and its last good
+            checkpoint.
     """
     if not broken:
         return
@@ -284,24 +281,7 @@ def refuse(group: Group, runs: RunGroup, broken: dict[int, str]) -> None:
 
 
 def over_seeds(metrics: Sequence[Metrics | None]) -> Metrics:
-    """Return means over the seeds for the progress line."""
+    """Return the means over the seeds, for the progress line."""
     present = [values for values in metrics if values is not None]
     names = [name for name in present[0] if all(name in values for values in present)]
     return {name: sum(values[name] for values in present) / len(present) for name in names}
-
-
-def anneal(config: BattleConfig, optimizer: torch.optim.Optimizer, global_step: int) -> None:
-    """Lower the learning rate linearly to zero over the run, where the config asks for it."""
-    if config.anneal_lr:
-        left = max(0.0, 1.0 - global_step / config.total_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * left
-
-
-def finish(paths: Sequence[Path], stopped: int | None) -> int:
-    """Say how to evaluate complete runs; return the command's exit status."""
-    if stopped is None:
-        print("evaluate with")
-        for path in paths:
-            print(f"  baselines evaluate {path}")
-    return exit_status(stopped)

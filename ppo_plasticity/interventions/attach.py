@@ -123,7 +123,7 @@ class Interventions(Intervention):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the states that `state_dict` returned."""
         for place, intervention in enumerate(self.interventions):
-            intervention.load_state_dict(state[str(place)])
+            intervention.load_state_dict(state.get(str(place), {}))
 
     def that_change(self, what: str) -> list[Intervention]:
         """Return the interventions that do this; see `Intervention.changes`."""

@@ -1,0 +1,85 @@
+"""The rows of a batch that count: chosen by index, or weighted if shapes must be fixed.
+
+Rows of dead agents and reset rows do not count. Choosing rows skips the work on the others, which
+pays on a CPU, but it makes shapes depend on the data. Weights keep shapes fixed, for stacked seeds
+and for graphs. A loss picks with `pick` and averages with `mean`, whichever of the two it is given.
+"""
+
+import copy
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Rows(Protocol):
+    """The rows that count."""
+
+    index: Tensor | None  # (num_chosen,) int64 flat indices; None: all rows are computed
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Return the values (rows, ...) of the rows to compute."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of picked values over the rows that count."""
+
+
+class ChosenRows:
+    """Rows chosen by index.
+
+    Args:
+        index: (num_chosen,) int64 flat indices.
+    """
+
+    def __init__(self, index: Tensor) -> None:
+        self.index: Tensor = index
+
+    @classmethod
+    def where(cls, counts: Tensor) -> "ChosenRows":
+        """Return the rows where flags of any shape are True; on a GPU this waits for the device."""
+        return cls(counts.flatten().nonzero().squeeze(-1))
+
+    def __len__(self) -> int:
+        """Return the number of rows that count."""
+        return len(self.index)
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Return the chosen ones (num_chosen, ...) of values (rows, ...)."""
+        return values.index_select(0, self.index)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of picked values (num_chosen, ...)."""
+        return values.mean()
+
+
+class WeightedRows:
+    """All rows of several seeds, with weights.
+
+    Args:
+        counts: (seeds, rows) float32 or bool, 0 on rows that do not count.
+    """
+
+    index = None
+
+    def __init__(self, counts: Tensor) -> None:
+        counts = counts.float()
+        self.weights = counts / counts.sum(1, keepdim=True).clamp(min=1.0)  # (seeds, rows), sum 1
+
+    def only(self, kept: Tensor | None) -> "WeightedRows":
+        """Return the rows without those that may no longer train; other weights stay.
+
+        Args:
+            kept: (seeds, rows) bool; None keeps all rows.
+        """
+        if kept is None:
+            return self
+        rows = copy.copy(self)
+        rows.weights = self.weights * kept
+        return rows
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Return the values as they are."""
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean (seeds,) of values (seeds, rows) over each seed's rows that count."""
+        return (values * self.weights).sum(1)

@@ -1,0 +1,129 @@
+"""The columns of observation and state that belong to each unit."""
+
+import dataclasses
+from typing import Any
+
+from baselines.errors import UsageError
+from smacv2.layout import Block, Layout
+from smacv2.scenario import load_unit_types
+
+Columns = tuple[int, ...]
+Rows = tuple[Columns, ...]
+"""Columns of each row, all of one length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Aims:
+    """Numbers that units have for each target slot: an enemy's, or for a healer an ally's."""
+
+    slots: Rows
+    """Columns of each unit's slots."""
+    healer: Rows
+    """Columns that are 1 where the unit is a healer; none where no unit type heals."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entities:
+    """Where everything stands in one input of a network."""
+
+    own: Columns
+    """What belongs to no entity."""
+    enemies: Rows
+    """Features of each enemy; all 0 where it is not seen."""
+    allies: Rows
+    """The same of each ally: by index, or by index without the agent's own."""
+    aims: tuple[Aims, ...]
+    """Numbers of units by target; they become features of the targets."""
+    agent_id: Columns
+    """One-hot of the agent's index; empty where all allies have a row."""
+
+
+def obs_entities(layout: Layout, last_action: bool = False) -> Entities:
+    """Return where entities stand in [obs, last action's one-hot if asked, agent's one-hot].
+
+    Raises:
+        UsageError: the observation has no rows.
+    """
+    if not layout.obs_enemies.rows:
+        raise UsageError("--encoder attention needs entity rows: obs_starcraft=false leaves none")
+    basic = layout.num_actions_no_attack
+    own_healer = _healers(layout, layout.obs_own)
+    shootable = _rows(layout.obs_enemies, "shootable")
+    aims = [Aims((tuple(column for row in shootable for column in row),), own_healer)]
+    own = [
+        *(_columns(layout.obs_move) + _columns(layout.obs_own) + _columns(layout.obs_timestep)),
+        *(range(layout.obs_size, layout.obs_size + basic) if last_action else ()),
+    ]
+    end = layout.obs_size + layout.num_actions * last_action
+    if last_action:
+        aims.append(Aims((tuple(range(layout.obs_size + basic, end)),), own_healer))
+    allies = _rows(layout.obs_allies, but="last_action")
+    actions = _rows(layout.obs_allies, "last_action")
+    if actions and actions[0]:
+        slots = tuple(row[basic:] for row in actions)
+        aims.append(Aims(slots, _healers(layout, layout.obs_allies)))
+        allies = tuple(row + more[:basic] for row, more in zip(allies, actions, strict=True))
+    return Entities(
+        own=tuple(own),
+        enemies=_rows(layout.obs_enemies, but="shootable"),
+        allies=allies,
+        aims=tuple(aims),
+        agent_id=tuple(range(end, end + layout.num_agents)),
+    )
+
+
+def state_entities(layout: Layout) -> Entities:
+    """Return where entities stand in the state.
+
+    Raises:
+        UsageError: the state has no rows.
+    """
+    if not layout.state_allies.rows:
+        raise UsageError(
+            "--encoder attention needs entity rows: obs_instead_of_state=true leaves none"
+        )
+    allies, aims = _rows(layout.state_allies), ()
+    if layout.state_last_actions.rows:
+        actions, basic = _rows(layout.state_last_actions), layout.num_actions_no_attack
+        healers = _healers(layout, layout.state_allies)
+        aims = (Aims(tuple(row[basic:] for row in actions), healers),)
+        allies = tuple(row + action[:basic] for row, action in zip(allies, actions, strict=True))
+    return Entities(
+        own=_columns(layout.state_timestep),
+        enemies=_rows(layout.state_enemies),
+        allies=allies,
+        aims=aims,
+        agent_id=(),
+    )
+
+
+def layout_of(sizes: Any) -> Layout:
+    """Return an environment's layout.
+
+    Raises:
+        UsageError: it has none.
+    """
+    layout = getattr(sizes, "layout", None)
+    if layout is None:
+        spec = getattr(sizes, "spec", None)
+        name = spec.id if spec else type(sizes).__name__
+        raise UsageError(f"--encoder attention needs entity rows: {name} has no layout")
+    return layout
+
+
+def _columns(block: Block) -> Columns:
+    return tuple(range(block.offset, block.end))
+
+
+def _rows(block: Block, part: str = "", but: str = "\n") -> Rows:
+    """Return the columns of each row: those whose names contain `part`, but not `but`."""
+    places = [at for at, name in enumerate(block.row) if part in name and but not in name]
+    starts = range(block.offset, block.end, block.width)
+    return tuple(tuple(start + at for at in places) for start in starts)
+
+
+def _healers(layout: Layout, block: Block) -> Rows:
+    """Return the columns of each row that say that the unit's type is one that heals."""
+    types, bits = load_unit_types(), _rows(block, "unit_type")
+    heals = [at for at, name in enumerate(layout.unit_types) if types[name].heal is not None]
+    return tuple(tuple(row[at] for at in heals) for row in bits)
