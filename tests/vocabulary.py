@@ -3,8 +3,8 @@
     python tests/vocabulary.py             # the whole project; exit status 1 if there are any
     python tests/vocabulary.py FILE ...    # these files
 
-Prints one line per hit (file:line: phrase -> what to say instead) and the number of hits per folder.
-Markdown between ``<!-- table: NAME -->`` and ``<!-- end -->`` is left out: its text comes from code.
+Prints one line per hit (file:line: phrase -> what to say instead) and the hits per folder. Generated
+tables in Markdown are left out: their text comes from code.
 """
 
 import re
@@ -27,7 +27,7 @@ PER = (
     "|seed|shot|step|target|team|thread|tick|unit"
 )
 COUNTED = (
-    r"an?(?: \w+)?|one(?: \w+)?|two|\d{2,}|\d+\.\d+|bytes|cells|chunks|copies|dataclass|degrees"
+    r"(?:an?|one)(?: \w+(?<!s))?|two|\d{2,}|\d+\.\d+|bytes|cells|chunks|copies|dataclass|degrees"
     "|directions|environments|envs|file|files|frames|GB|KB|kernels|layers|loops|MB|numbers"
     "|rollouts|rows|steps|threads|units|values|µs"
 )
@@ -41,7 +41,7 @@ PHRASES = {
         "is not a, has no, is NaN"
     ),
     r"\bno number\b": "NaN",
-    r"\blearners? of (?:battles|action values|values)\b": "multi-agent learner, value-based learner",
+    r"\blearners? of (?:battles|action values|values)\b": "multi-agent, value-based learner",
     r"\bway back through\b": "backward pass",
     r"\bdrawn to\b": "trained towards; what it is trained towards is a TD target",
     r"\bstand(?:s|ing)? (?:apart|behind|below|beside|between|for)\b": "is, is stored, replaces",
