@@ -285,7 +285,7 @@ class PpoConfig(PlasticityConfig):
     env_option: Options = ()
     """Environment keyword such as ctrl_cost_weight=0.1, value in TOML; repeat the flag for more."""
     source: Literal["auto", "gymnasium", "ale", "envpool"] = "auto"
-    """What steps the environments; auto is the fastest of those installed (docs/baselines.md)."""
+    """What steps the environments; auto is the fastest of those installed (docs/ppo.md)."""
     profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
     """Named set of defaults for everything below; flags given apart win over it."""
     total_steps: int = 1_000_000

@@ -1,7 +1,7 @@
 """Named sets of defaults: what each profile sets for each learner (PPO: and kind of environment).
 
-A profile changes defaults only: any flag given apart wins. docs/baselines.md tells where each
-number comes from. It imports no PyTorch, so that `--help` stays quick.
+A profile changes defaults only: any flag given apart wins. docs/{mappo,qmix,pqn,ppo}.md tell
+where each number comes from. It imports no PyTorch, so that `--help` stays quick.
 """
 
 import itertools

@@ -30,7 +30,7 @@ NOT_OPTIONS = ("id", "num_envs", "vector_kwargs", "wrappers")  # keywords of gym
 
 
 def make_env(env_id: str, num_envs: int, options: Iterable[str] = ()) -> Any:
-    """Make a vector environment that keeps the contract of docs/baselines.md.
+    """Make a vector environment that keeps the contract of docs/runs.md.
 
     Args:
         env_id: Gymnasium id, version optional; `module:id` imports `module` first.

@@ -1,6 +1,6 @@
 """MAPPO (Yu et al. 2022, "The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games").
 
-With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/baselines.md lists each choice.
+With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/mappo.md lists each choice.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """PPO (Schulman et al. 2017) for one agent: discrete or continuous actions, vectors or pixels.
 
 Several seeds train at once as stacked networks (baselines/learners/ppo_stack.py); a lone seed is a
-stack of one. Tensors therefore begin with a seed axis, and losses are (seeds,). docs/baselines.md lists the
-profiles and each choice; docs/plasticity.md what is measured.
+stack of one. Tensors therefore begin with a seed axis, and losses are (seeds,). docs/ppo.md lists
+the profiles and each choice; docs/plasticity.md what is measured.
 """
 
 from pathlib import Path

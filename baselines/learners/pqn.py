@@ -1,7 +1,7 @@
 """PQN (Gallici et al. 2024, "Simplifying Deep Temporal Difference Learning") for teams.
 
 Q(lambda) over the rollout with the network that learns: no replay and no target network; normalised
-layers keep it stable. With `--mixer sum` it is PQN-VDN. docs/baselines.md lists each choice.
+layers keep it stable. With `--mixer sum` it is PQN-VDN. docs/pqn.md lists each choice.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """QMIX (Rashid et al. 2018) with TD(lambda) and double Q, as PyMARL2 tuned it (Hu et al. 2021).
 
 With `--mixer sum` it is VDN (Sunehag et al. 2018), with `--mixer none` independent Q-learning.
-docs/baselines.md lists each choice.
+docs/qmix.md lists each choice.
 """
 
 import copy
