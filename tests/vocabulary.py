@@ -3,8 +3,8 @@
     python tests/vocabulary.py             # the whole project; exit status 1 if there are any
     python tests/vocabulary.py FILE ...    # these files
 
-Prints one line per hit (file:line: phrase -> what to say instead) and the hits per folder. Generated
-tables in Markdown are left out: their text comes from code.
+Prints one line per hit (file:line: phrase -> what to say instead) and the hits per folder. Skips
+generated tables in Markdown: their text comes from code.
 """
 
 import re
