@@ -1,4 +1,4 @@
-"""The runs behind the tables of docs/plasticity.md and docs/baselines.md.
+"""The runs behind the tables of docs/plasticity.md and docs/ppo.md.
 
     python benchmarks/ppo_experiments.py scores --runs-dir runs/scores    # an hour on one core
     python benchmarks/ppo_experiments.py stress --runs-dir runs/stress    # likewise

@@ -4,7 +4,7 @@ Each is made here on both devices, whatever the learner does there.
 
     python benchmarks/seeds_at_once.py --device cuda
 
-docs/baselines.md shows the numbers; they are stored beside those of the other device.
+docs/pqn.md shows the numbers; they are stored beside those of the other device.
 """
 
 import argparse

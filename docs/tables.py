@@ -2,7 +2,7 @@
 
     python docs/tables.py
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a stale one fails a test.
+Their markers are ``<!-- table: NAME -->`` and ``<!-- end -->``; a stale table fails a test.
 """
 
 import ast
@@ -35,8 +35,8 @@ from smacv2.scenario import load_scenario, scenario_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
-    *("README.md", "docs/environments.md", "docs/baselines.md", "docs/plasticity.md"),
-    "docs/results.md",
+    *("README.md", "docs/environments.md", "docs/plasticity.md", "docs/results.md"),
+    *(f"docs/{page}.md" for page in ("baselines", "mappo", "qmix", "pqn", "ppo")),
 )
 FILES = tuple(ROOT / page for page in PAGES)
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -65,7 +65,7 @@ def options_table() -> str:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the string that stands below each field of a dataclass."""
+    """Return the string below each field of a dataclass."""
     (definition,) = ast.parse(inspect.getsource(cls)).body
     assert isinstance(definition, ast.ClassDef)
     docs = {}
@@ -92,7 +92,7 @@ def flags_table(config_class: type) -> str:
 
 
 def profiles_table() -> str:
-    """Return what each profile of PPO sets differently for each kind of environment."""
+    """Return the settings in which PPO's profiles differ, for each kind of environment."""
     kinds = {CONTINUOUS: "MuJoCo", ATARI: "Atari", OTHER: "other"}
     columns = [(profile, kind) for profile in PROFILES for kind in kinds]
     defaults = {field.name: field.default for field in dataclasses.fields(PpoConfig)}
@@ -110,7 +110,7 @@ def profiles_table() -> str:
 
 
 def battle_profile_table(command: str) -> str:
-    """Return what the profiles of a learner of battles set differently."""
+    """Return the settings in which the profiles of a multi-agent learner differ."""
     profiles = BATTLE_PROFILES[command]
     defaults = {field.name: field.default for field in dataclasses.fields(LEARNERS[command])}
     names = [name for name in defaults if any(name in fields for fields in profiles.values())]
@@ -122,7 +122,7 @@ def battle_profile_table(command: str) -> str:
 
 
 def battles() -> dict[str, Any]:
-    """Return what benchmarks/battle_learners.py found, by learner, race and seed."""
+    """Return the findings of benchmarks/battle_learners.py, by learner, race and seed."""
     path = ROOT / "benchmarks" / "results" / "battles.json"
     return json.loads(path.read_text())["learners"]
 
@@ -159,6 +159,40 @@ def battle_results_table() -> str:
     for algorithm in ("mappo", "qmix"):
         rows.append((f"published {algorithm.upper()}, real game", *published_cells(algorithm, 2e6)))
     return table(("greedy, 1,024 held-out battles", *RACES), rows)
+
+
+SHORT_LIST = ("MAPPO, published settings", "QMIX, published settings", "MAPPO, attention", "PQN")
+
+
+def win_rates_table() -> str:
+    """Return mean held-out win rates of a few learners, beside the published ones."""
+    rows = []
+    for name in SHORT_LIST:
+        runs = [complete(battles()[name][race]) for race in RACES]
+        rows.append((name, *(mean_rate([run["win_rate"] for run in found]) for found in runs)))
+    for algorithm in ("mappo", "qmix"):
+        rates = [published(f"smacv2/{race}_5_vs_5", algorithm).near(2e6) for race in RACES]
+        rows.append((f"{algorithm.upper()} on the real game, as published", *map(mean_rate, rates)))
+    return table(("", *RACES), rows)
+
+
+def mean_rate(rates: Sequence[float]) -> str:
+    """Return the mean of win rates in whole percent."""
+    return f"{np.mean(rates):.0%}"
+
+
+def speed_table() -> str:
+    """Return the engine's env steps/s on two cores, by race and size."""
+    path = ROOT / "benchmarks" / "results" / "engine_speed_cpu.json"
+    speeds = {
+        row["scenario"]: row["env_steps_per_second"]["median"]
+        for row in json.loads(path.read_text())["results"]
+    }
+    sizes = (5, 10, 20)
+    rows = [
+        (race, *(f"{speeds[f'{race}_{size}_vs_{size}']:,.0f}" for size in sizes)) for race in RACES
+    ]
+    return table(("env steps/s", *(f"{size} against {size}" for size in sizes)), rows)
 
 
 def battle_time_table() -> str:
@@ -255,9 +289,9 @@ def seeds_at_once_table() -> str:
     for device, encoders in found.items():
         for encoder in ("mlp", "attention"):
             for seeds, groups in encoders.get(encoder, {}).items():
-                one, turn = groups["as one"], groups["in turn"]
-                ratio = f"{one['median'] / turn['median']:.1f}"
-                cells = (speed_cell(one), speed_cell(turn), ratio)
+                joined, turn = groups["as one"], groups["in turn"]
+                ratio = f"{joined['median'] / turn['median']:.1f}"
+                cells = (speed_cell(joined), speed_cell(turn), ratio)
                 rows.append((places[device], encoder, seeds, *cells))
     return table(("", "encoder", "seeds", "as one", "one after the other", "ratio"), rows)
 
@@ -274,7 +308,7 @@ def results_table(experiment: str, columns: dict[str, tuple[str, str]]) -> str:
     for cell, content in json.loads(path.read_text()).items():
         runs = content["runs"].values()
         texts = [
-            " / ".join(format(one[name], form) if name in one else "–" for one in runs)
+            " / ".join(format(run[name], form) if name in run else "–" for run in runs)
             for name, form in columns.values()
         ]
         rows.append((f"`{cell}`", *texts))
@@ -358,9 +392,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "qmix": lambda: flags_table(QmixConfig),
     "qmix_profiles": lambda: battle_profile_table("qmix"),
     "value": lambda: flags_table(ValueConfig),
+    "win_rates": win_rates_table,
     "rules": rules_table,
     "scenarios": scenarios_table,
     "scores": lambda: results_table("scores", SCORE_COLUMNS),
+    "speed": speed_table,
     "stress": lambda: results_table("stress", STRESS_COLUMNS),
 }
 

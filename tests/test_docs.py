@@ -1,4 +1,4 @@
-"""The documentation: its examples run, its tables are current, its links lead somewhere."""
+"""The documentation: examples run, tables are current, links lead somewhere, prose is wrapped."""
 
 import importlib.util
 import re
@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "results" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+WRITTEN_BEFORE = ("architecture", "environments", "fidelity", "interface", "mechanics")
+"""Pages whose prose has not been wrapped and checked yet."""
+CHECKED = [page for page in PAGES if page.stem not in WRITTEN_BEFORE]
+WITH_EXAMPLES = ("README.md", "docs/environments.md", "docs/performance.md")
+WIDTH = 100
+FENCED = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -17,16 +25,32 @@ def blocks(page, language):
 
 
 def examples():
-    for page in (ROOT / "README.md", ROOT / "docs" / "environments.md"):
+    for page in (ROOT / name for name in WITH_EXAMPLES):
         for number, code in enumerate(blocks(page, "python")):
             yield pytest.param(page, code, id=f"{page.stem}-{number}")
 
 
-def load_tables():
-    spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs" / "tables.py")
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_tables():
+    return load(ROOT / "docs" / "tables.py")
+
+
+def load_vocabulary():
+    return load(ROOT / "tests" / "vocabulary.py")
+
+
+def prose(text):
+    """Yield (line number, line) without code, tables, images and comments."""
+    text = FENCED.sub(lambda block: "\n" * block[0].count("\n"), text)
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.startswith(("|", "![", "<!--")):
+            yield number, line
 
 
 @pytest.mark.parametrize(("page", "code"), list(examples()))
@@ -52,3 +76,45 @@ def test_every_option_is_explained():
 def test_links_between_pages_lead_somewhere(page):
     targets = [page.parent / target for target in LINK.findall(page.read_text())]
     assert [target for target in targets if not target.exists()] == []
+
+
+@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+def test_prose_is_wrapped(page):
+    long = [number for number, line in prose(page.read_text()) if len(line) > WIDTH]
+    assert long == [], f"wrap these lines at {WIDTH} columns"
+
+
+@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+def test_pages_use_the_words_of_the_field(page):
+    assert list(load_vocabulary().hits(page.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("a row of weights, one a seed", "one a seed"),
+        ("# two kernels\n# a step", "kernels a step"),
+        ("a chunk a thread", "a chunk a thread"),
+        ("Training goes\n    on.", "goes on"),
+        ("a loss that is no number", "is no number"),
+        ("where the run folder lies", "where the run folder lies"),
+        ('"""Return what the agents saw."""', '"""Return what'),
+        ("for one in runs:", "for one in"),
+    ],
+)
+def test_the_vocabulary_check_finds_a_phrase(text, phrase):
+    assert phrase in [found for _, found, _ in load_vocabulary().hits(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "18 thousand steps a second",
+        "it plays a battle and gets a seed; one plays a battle",
+        "there is no battle",
+        "a unit that stands in the way lies in the cone",
+        "<!-- table: ppo -->\n| one a seed |\n<!-- end -->",
+    ],
+)
+def test_the_vocabulary_check_leaves_good_english_alone(text):
+    assert list(load_vocabulary().hits(text)) == []

@@ -2,7 +2,7 @@
 
 On a GPU launching an operation takes longer than doing it, so each runs for all seeds at once. No
 arithmetic crosses seeds, but cuBLAS and reductions round by how many there are: there are always
-`PLACES`. A processor gains nothing (docs/baselines.md, "Seeds"), and seeds take turns there.
+`PLACES`. A processor gains nothing (docs/pqn.md), and seeds take turns there.
 """
 
 from collections.abc import Sequence
