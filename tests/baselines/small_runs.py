@@ -1,7 +1,6 @@
-"""Runs on the toy game that tests start, cut, kill, let go on, and compare."""
+"""Runs on the toy game that tests start, cut, kill, resume and compare."""
 
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 from toy import TOY
 
-from baselines.cli import COMMANDS, resumed_config
-from baselines.runs import checkpoints
+from baselines.algorithms import ALGORITHMS
+from baselines.cli import resumed_config
+from baselines.runs import checkpoints, loop, state
 
 # command: what makes its runs small; a run of STEPS steps has checkpoints about every EVERY
 SMALL = {
@@ -45,27 +45,28 @@ def config(command, folder, **changes):
         "num_threads": 1,
         **SMALL[command],
     }
-    return COMMANDS[command][1](**fields | changes)
+    return ALGORITHMS[command].config(**fields | changes)
 
 
-def trainer_of(command, **changes):
-    """Return the trainer of a small run, before its first iteration."""
-    return module_of(command).make_trainer(config(command, "", **changes))
+def learner_of(command, **changes):
+    """Return the learner of a small run, before its first iteration."""
+    return make_learner(command, config(command, "", **changes))
+
+
+def make_learner(command, config):
+    """Return the learner of a config of one seed."""
+    return ALGORITHMS[command].load("make_group")(config).learners[0]
 
 
 def train(command, config):
     """Train; return the run folders and the signal that stopped them."""
-    return module_of(command).train(config)
-
-
-def module_of(command):
-    return importlib.import_module(f"baselines.learners.{command}")
+    return loop.train(command, config)
 
 
 def resume(command, path, *flags):
-    """Go on from a run's or a group's last good checkpoints."""
+    """Resume a run or a group from its last good checkpoints."""
     flags = ["--resume", str(path), *map(str, flags)]
-    return train(command, resumed_config(command, COMMANDS[command][1], str(path), flags))
+    return train(command, resumed_config(command, str(path), flags))
 
 
 def last_checkpoint(path):
@@ -88,12 +89,12 @@ def metrics(path):
 def assert_same_run(first, second):
     """Two runs share metrics, last weights, trainer state, environment and replay, bit for bit."""
     assert metrics(first) == metrics(second)
-    one, two = last_checkpoint(first), last_checkpoint(second)
-    assert one.global_step == two.global_step
-    assert_same_state(one.weights, two.weights)
-    assert_same_state(one.env, two.env)
-    assert_same_state(one.trainer, two.trainer)
-    assert_same_state(replay_of(first, one), replay_of(second, two))
+    left, right = last_checkpoint(first), last_checkpoint(second)
+    assert left.global_step == right.global_step
+    assert_same_state(left.weights, right.weights)
+    assert_same_state(left.env, right.env)
+    assert_same_state(left.trainer, right.trainer)
+    assert_same_state(replay_of(first, left), replay_of(second, right))
 
 
 def replay_of(path, checkpoint):
@@ -104,9 +105,9 @@ def replay_of(path, checkpoint):
     fields = record["config"] | {"env": TOY, "env_option": tuple(record["config"]["env_option"])}
     fields["intervention"] = tuple(fields["intervention"])
     command = record["algorithm"]
-    trainer = module_of(command).make_trainer(COMMANDS[command][1](**fields))
-    trainer.load_state(checkpoint)
-    replay = trainer.replay
+    learner = make_learner(command, ALGORITHMS[command].config(**fields))
+    state.load(learner, checkpoint)
+    replay = learner.replay
     slots = np.array(replay.ended, np.int64)
     if len(slots) == 0:
         return {}
@@ -116,7 +117,7 @@ def replay_of(path, checkpoint):
 def assert_same_state(one, two):
     """Nested containers hold equal tensors, arrays and numbers; NaN equals NaN.
 
-    What is named `random` is left out: a process that goes on draws nothing from global generators.
+    The entry `random` is left out: a resumed process draws nothing from global generators.
     """
     if isinstance(one, dict):
         assert one.keys() == two.keys()
@@ -157,8 +158,8 @@ def flags_of(made):
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            for one in value if isinstance(value, tuple) else (value,):
-                flags += [f"--{flag}", str(one)]
+            for item in value if isinstance(value, tuple) else (value,):
+                flags += [f"--{flag}", str(item)]
     return flags
 
 
