@@ -1,4 +1,4 @@
-"""Packaging metadata; tool settings stand in pyproject.toml, tested versions in constraints.txt."""
+"""Packaging metadata; tool settings are in pyproject.toml, tested versions in constraints.txt."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,8 @@ EXTRAS = {
     "atari": ["ale-py>=0.12"],
     "mujoco": ["imageio", "mujoco>=3.1.3"],  # Gymnasium's tasks import imageio
     "envpool": ["envpool>=1.2.5"],
-    "sc2": ["pysc2==4.0.0", "pys2clientprotocol", "protobuf", "websockets"],
     "cuda": ["numba-cuda[cu13]>=0.30"],  # cu13 brings NVVM, NVRTC and the runtime as wheels
     "plots": ["matplotlib"],
-    "video": ["imageio[ffmpeg]"],
-    "track": ["wandb"],
     "test": [
         "ale-py>=0.12",
         "hypothesis",
@@ -67,7 +64,6 @@ setup(
         "gymnasium>=1.4",
         "numba>=0.61",
         "numpy>=2.0",
-        "pettingzoo>=1.27",
         "rich",
         "safetensors",
         "tensorboard",
