@@ -97,7 +97,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     # 90 % slower on shared ones.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if name in ALGORITHMS:
-        return load("runs.loop:main")(name, training_config(name, rest))
+        return finish(*load("runs.loop:train")(name, training_config(name, rest)))
     if name in TOOLS:
         _, config_class, target = TOOLS[name]
         return load(target)(parse(name, config_class, rest))
@@ -118,6 +118,20 @@ def training_config(name: str, arguments: Sequence[str]) -> RunConfig:
         raise UsageError(f"{name}: {error}") from error
     config = parse(name, algorithm.config, arguments, defaults)
     return resumed_config(name, config.resume, arguments) if config.resume else config
+
+
+def finish(paths: Sequence[Path], stopped: int | None) -> int:
+    """Say how to evaluate complete runs; return the exit status of a training command.
+
+    Args:
+        paths: the run folders.
+        stopped: the signal that stopped them, None when complete.
+    """
+    if stopped is None:
+        print("evaluate with")
+        for path in paths:
+            print(f"  baselines evaluate {path}")
+    return load("runs.process:exit_status")(stopped)
 
 
 def with_pfo(arguments: Sequence[str], network: str) -> list[str]:

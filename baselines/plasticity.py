@@ -105,10 +105,19 @@ class Pass(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Another minibatch, and each network's outputs on it before the last gradient step."""
+    """A network's outputs on another minibatch, from which a gradient step should not move them."""
 
-    batch: Any
-    outputs: Mapping[str, Tensor]  # by network
+    run: Callable[[], Tensor]  # runs the network on the minibatch again
+    outputs: Tensor  # before the gradient step
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, run: Callable[[], Tensor]) -> "Reference":
+        """Return the reference of a network as it is now."""
+        return cls(run, run())
+
+
+NO_REFERENCES: Mapping[str, Reference] = {}  # by network
 
 
 class Terms(NamedTuple):
@@ -183,7 +192,7 @@ class Plasticity:
         self,
         new: Pass,
         old: Pass | None,
-        again: tuple[Tensor, Tensor] | None = None,
+        reference: Reference | None = None,
         weights: Tensor | None = None,
     ) -> Terms:
         """Return the interventions' loss terms on a minibatch.
@@ -191,13 +200,16 @@ class Plasticity:
         Args:
             new: the network on the minibatch.
             old: the older network on the same rows; not read unless `compares`.
-            again: outputs on another minibatch, now and before the last gradient step.
+            reference: outputs on another minibatch before the last gradient step.
             weights: (rows,) how much each row counts, sum 1; None: all rows count alike.
         """
         pfo = others = new.outputs.new_zeros(())
         if not self.changes("loss"):
             return Terms(pfo, others)
-        inputs = self._inputs(new, old, again or (None, None), weights)
+        inputs = self._inputs(new, old, weights)
+        if reference is not None and self.changes("reference"):
+            inputs.reference_outputs = reference.run()
+            inputs.reference_old_outputs = reference.outputs
         for hook in self.hooks.that_change("loss"):
             term = hook.loss(self.handle, inputs)
             if isinstance(hook, PFO):
@@ -206,13 +218,7 @@ class Plasticity:
                 others = others + term
         return Terms(pfo, others)
 
-    def _inputs(
-        self,
-        new: Pass,
-        old: Pass,
-        again: tuple[Tensor | None, Tensor | None] = (None, None),
-        weights: Tensor | None = None,
-    ) -> LossInputs:
+    def _inputs(self, new: Pass, old: Pass, weights: Tensor | None = None) -> LossInputs:
         nothing = torch.empty(0)
         return LossInputs(
             new.outputs,
@@ -220,7 +226,6 @@ class Plasticity:
             nothing if new.preactivations is None else new.preactivations,
             nothing if old.preactivations is None else old.preactivations,
             self.divergence,
-            *again,
             weights=weights,
         )
 

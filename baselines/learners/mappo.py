@@ -5,7 +5,7 @@ With `--critic-input obs` it is IPPO (de Witt et al. 2020). docs/mappo.md lists 
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -18,20 +18,21 @@ from baselines.experience.battles import Battles, make_battles
 from baselines.experience.buffers import RolloutBuffer
 from baselines.experience.collect import Clock, Collector, Metrics, iteration_metrics
 from baselines.experience.graphs import graphed
-from baselines.experience.rows import ChosenRows
+from baselines.experience.rows import ChosenRows, shuffled
 from baselines.learners.optimizer import anneal, mean_losses, share_left
 from baselines.networks.actor_critic import Agent, gumbel_noise
 from baselines.networks.entities import layout_of
 from baselines.networks.network import load_weights, masked_log_probs, repeat_for_agents
 from baselines.plasticity import (
     NETWORKS,
+    NO_REFERENCES,
     Measurement,
     NetworkHandle,
     Pass,
     Plasticity,
     Reference,
-    Terms,
     TrustRegion,
+    any_changes,
     change_layers,
     diversity_metrics,
     interventions_of,
@@ -164,41 +165,71 @@ class Mappo:
         self.collector.collect(agent.act, noise, clock)
         steps = self.buffer.count_valid()
         self.global_step += steps
-        learned = self.learn(actor_hidden, clock)
+        batch = self.make_batch(actor_hidden)
+        teaches = bool(live_entries(self.buffer).any())
+        learned = self.learn(batch, clock) if teaches else {}  # dead agents alone teach nothing
         self.iteration += 1
         clock.spent("learn")
         played = self.collector.tally.read()
         return iteration_metrics(played, steps, self.optimizer, clock.lap(), learned)
 
-    def learn(self, actor_hidden: Tensor, clock: Clock) -> Metrics:
-        """Improve actor and critic on the rollout; return the means of the losses.
+    @torch.no_grad()
+    def make_batch(self, actor_hidden: Tensor) -> Batch:
+        """Return the rollout with its targets; those of reset rows mean nothing.
 
         Args:
             actor_hidden: (num_envs, num_agents, memory_size) at the start of the rollout.
-            clock: books the time.
-
-        Returns:
-            The metrics of the update; none after a rollout without a live agent, which teaches
-            nothing and changes no weight.
         """
         config, agent, buffer = self.config, self.network, self.buffer
         critic_hidden = self.critic_hidden.clone().unflatten(0, (-1, agent.num_values))
-        hidden = {"actor": actor_hidden, "critic": critic_hidden}
         values, following = predict_values(agent, buffer, self.critic_hidden)
         self.critic_hidden.copy_(following)
-        if not live_entries(buffer).any():
-            return {}
-        batch = make_batch(config, agent, buffer, hidden, values)
+        terminated = buffer.done if config.timeout_is_terminal else buffer.terminated
+        raw_values = agent.value_norm.denormalise(values)
+        advantages = gae(
+            buffer.rewards.unsqueeze(-1).expand_as(values[:-1]),  # (num_steps, num_envs, width)
+            raw_values,
+            terminated.unsqueeze(-1),
+            buffer.done.unsqueeze(-1),
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+        )
+        returns = advantages + raw_values[:-1]
+        if config.norm_adv:
+            advantages = normalise_advantages(buffer, advantages)
+        hidden = {"actor": actor_hidden, "critic": critic_hidden}
+        return Batch(buffer, hidden, values[:-1], advantages, returns)
+
+    def learn(self, batch: Batch, clock: Clock) -> Metrics:
+        """Improve actor and critic on a batch; return the means of the losses."""
+        config, agent, losses = self.config, self.network, []
         explained = explained_variance(agent, batch)
         if not config.value_norm_per_minibatch:
-            agent.value_norm.update(batch.returns[buffer.valid[:-1]])
+            agent.value_norm.update(batch.returns[batch.buffer.valid[:-1]])
         everyone = torch.arange(config.num_envs, device=config.device)
         whole = cache(partial(select, agent, batch, everyone))
         clock.spent("learn")
         measurement = self.measure(whole()) if is_due(config, self.iteration) else None
         clock.spent("probe")
         self.look_back(batch, whole)
-        means = self.take_steps(batch)
+        references = NO_REFERENCES
+        for envs, later in shuffled(
+            config.num_envs,
+            epochs=config.update_epochs,
+            num_minibatches=config.num_minibatches,
+            generator=self.generator,
+        ):
+            minibatch = select(agent, batch, envs)
+            if not len(minibatch.rows["actor"]):
+                continue
+            if config.value_norm_per_minibatch:
+                agent.value_norm.update(minibatch.returns)
+            following = self.refer(batch, later)
+            losses.append(self.gradient_step(minibatch, references))
+            references = following
+            for name, plasticity in self.plasticity.items():
+                plasticity.after_step(partial(minibatch.inputs_of, name))
+        means = mean_losses(LOSSES, losses)
         clock.spent("learn")
         measured = self.measure_again(measurement, whole()) if measurement else {}
         clock.spent("probe")
@@ -206,29 +237,9 @@ class Mappo:
             plasticity.after_batch(lambda name=name: whole().inputs_of(name))
         return {**means, "losses/explained_variance": float(explained), **measured}
 
-    def take_steps(self, batch: Batch) -> Metrics:
-        """Take all gradient steps of an iteration; return the means of the losses."""
-        config, losses = self.config, []
-        reference: Reference | None = None
-        for _ in range(config.update_epochs):
-            order = torch.randperm(config.num_envs, generator=self.generator, device=config.device)
-            parts = order.tensor_split(config.num_minibatches)
-            for index, envs in enumerate(parts):
-                minibatch = select(self.network, batch, envs)
-                if not len(minibatch.rows["actor"]):
-                    continue
-                if config.value_norm_per_minibatch:
-                    self.network.value_norm.update(minibatch.returns)
-                following = self.refer(batch, parts[(index + 2) % len(parts)])
-                losses.append(self.gradient_step(minibatch, reference))
-                reference = following
-                for name, plasticity in self.plasticity.items():
-                    plasticity.after_step(partial(minibatch.inputs_of, name))
-        return mean_losses(LOSSES, losses)
-
-    def _gradient_step(self, minibatch: Minibatch, reference: Reference | None) -> Tensor:
+    def _gradient_step(self, minibatch: Minibatch, references: Mapping[str, Reference]) -> Tensor:
         """Take one step of the optimizer; return the losses (len(LOSSES),), not waited for."""
-        total, losses = self.loss(minibatch, reference)
+        total, losses = self.loss(minibatch, references)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norms = [
@@ -239,20 +250,18 @@ class Mappo:
         return torch.cat([losses, torch.stack(norms).detach()])
 
     def loss(
-        self, minibatch: Minibatch, reference: Reference | None = None
+        self, minibatch: Minibatch, references: dict[str, Reference] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the loss, and its parts in the order of LOSSES without the gradient norms.
 
         Args:
             minibatch: rows to learn from.
-            reference: another minibatch, on which interventions hold the networks still.
+            references: by network, outputs on other rows, from which a step should not move them.
         """
         config, rows = self.config, minibatch.rows
         new = {name: self.run(name, minibatch) for name in NETWORKS}
-        kept = {
-            name: self.plasticity[name].kept_rows(new[name], minibatch.old.get(name))
-            for name in NETWORKS
-        }
+        pairs = {name: (new[name], minibatch.old.get(name)) for name in NETWORKS}
+        kept = {name: self.plasticity[name].kept_rows(*pair) for name, pair in pairs.items()}
         log_probs = new["actor"].outputs
         chosen = log_probs.gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)  # (num_live,)
         gains, log_ratio = policy_gains(
@@ -268,7 +277,10 @@ class Mappo:
         policy = -rows["actor"].mean(only(kept["actor"], gains))
         value = rows["critic"].mean(only(kept["critic"], errors))
         entropy = -rows["actor"].mean((log_probs.exp() * log_probs).sum(-1))
-        terms = {name: self.terms(name, new[name], minibatch, reference) for name in NETWORKS}
+        terms = {
+            name: self.plasticity[name].terms(*pair, references.get(name))
+            for name, pair in pairs.items()
+        }
         pfo = terms["actor"].pfo + terms["critic"].pfo
         others = terms["actor"].others + terms["critic"].others
         total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + others
@@ -278,40 +290,30 @@ class Mappo:
     def run(self, name: str, minibatch: Minibatch) -> Pass:
         """Run a network on a minibatch, with the pre-activations that its loss terms read."""
         trunk = self.network.networks[name].trunk
-        return self.plasticity[name].run(trunk, partial(RUN[name], self.network, minibatch))
-
-    def terms(
-        self, name: str, new: Pass, minibatch: Minibatch, reference: Reference | None
-    ) -> Terms:
-        """Return the loss terms of a network's interventions on a minibatch."""
-        again = None
-        if reference is not None and name in reference.outputs:
-            again = (RUN[name](self.network, reference.batch), reference.outputs[name])
-        return self.plasticity[name].terms(new, minibatch.old.get(name), again)
+        return self.plasticity[name].run(trunk, partial(outputs_of, self.network, name, minibatch))
 
     @torch.no_grad()
     def look_back(self, batch: Batch, whole: Callable[[], Minibatch]) -> None:
         """Keep in the batch what loss terms compare with: the networks before the update."""
         for name, plasticity in self.plasticity.items():
             if plasticity.compares:
-                rows, full = whole().rows[name], whole().inputs[name].shape[:2]
-                shape = (full[0], self.config.num_envs, -1)  # num_steps, num_envs, width
-                spread_out = partial(spread, rows=rows, num_rows=full.numel(), shape=shape)
-                batch.old[name] = self.run(name, whole()).map(spread_out)
+                into = partial(spread, whole().rows[name], batch.buffer.rewards.shape)
+                batch.old[name] = self.run(name, whole()).map(into)
 
-    @torch.no_grad()
-    def refer(self, batch: Batch, envs: Tensor) -> Reference | None:
+    def refer(self, batch: Batch, envs: Tensor) -> dict[str, Reference]:
         """Return the networks' outputs on some envs now, if an intervention asks for them."""
-        names = [name for name in NETWORKS if self.plasticity[name].changes("reference")]
-        if not names:
-            return None
+        if not any_changes(self.plasticity.values(), "reference"):
+            return {}
         minibatch = select(self.network, batch, envs)
-        return Reference(minibatch, {name: RUN[name](self.network, minibatch) for name in names})
+        return {
+            name: Reference.of(partial(outputs_of, self.network, name, minibatch))
+            for name in NETWORKS
+        }
 
     def measure(self, whole: Minibatch) -> Measurement:
         """Return a measurement that begins now, before the update."""
-        run = {name: partial(RUN[name], self.network, whole) for name in NETWORKS}
-        measurement = Measurement(self.plasticity.values(), lambda name: run[name]())
+        networks = self.plasticity.values()
+        measurement = Measurement(networks, lambda name: outputs_of(self.network, name, whole))
         before = measurement.before
         values = self.network.value_norm.denormalise(before["critic"].outputs.squeeze(-1))
         measurement.metrics |= diversity_metrics([before["actor"].outputs.exp()], values)
@@ -423,29 +425,12 @@ def only(kept: Tensor | None, values: Tensor) -> Tensor:
     return values if kept is None else values * kept
 
 
-def run_actor(agent: Agent, minibatch: Minibatch) -> Tensor:
-    """Return log-probabilities (num_live, num_actions)."""
-    logits, _ = agent.actor.sequence(
-        minibatch.inputs["actor"],
-        minibatch.hidden["actor"],
-        minibatch.carry["actor"],
-        minibatch.rows["actor"].index,
-    )
-    return masked_log_probs(logits, minibatch.action_mask)
-
-
-def run_critic(agent: Agent, minibatch: Minibatch) -> Tensor:
-    """Return normalised values (num_valid, 1)."""
-    values, _ = agent.critic.sequence(
-        minibatch.inputs["critic"],
-        minibatch.hidden["critic"],
-        minibatch.carry["critic"],
-        minibatch.rows["critic"].index,
-    )
-    return values
-
-
-RUN = {"actor": run_actor, "critic": run_critic}
+def outputs_of(agent: Agent, name: str, minibatch: Minibatch) -> Tensor:
+    """Return log-probabilities (num_live, num_actions), or normalised values (num_valid, 1)."""
+    inputs, hidden, carry = minibatch.inputs[name], minibatch.hidden[name], minibatch.carry[name]
+    index = minibatch.rows[name].index
+    outputs, _ = agent.networks[name].sequence(inputs, hidden, carry, index)
+    return masked_log_probs(outputs, minibatch.action_mask) if name == "actor" else outputs
 
 
 # Targets and minibatches -------------------------------------------------------------------------
@@ -459,38 +444,6 @@ def predict_values(agent: Agent, buffer: RolloutBuffer, hidden: Tensor) -> tuple
     carry = repeat_for_agents(buffer.carry(), agent.num_values)
     values, memory = agent.critic.sequence(inputs.flatten(1, 2), hidden, carry)
     return values.view(shape), memory[-2] * carry[-1]
-
-
-def make_batch(
-    config: MappoConfig,
-    agent: Agent,
-    buffer: RolloutBuffer,
-    hidden: dict[str, Tensor],
-    values: Tensor,
-) -> Batch:
-    """Return the batch of a rollout; the targets of reset rows are meaningless, never selected.
-
-    Args:
-        config: discount, lambda and the meaning of a timeout.
-        agent: turns values into reward units.
-        buffer: the rollout.
-        hidden: of actor and critic at the start of the rollout.
-        values: (num_steps + 1, num_envs, num_values) normalised.
-    """
-    terminated = buffer.done if config.timeout_is_terminal else buffer.terminated
-    raw_values = agent.value_norm.denormalise(values)
-    advantages = gae(
-        buffer.rewards.unsqueeze(-1).expand_as(values[:-1]),  # (num_steps, num_envs, num_values)
-        raw_values,
-        terminated.unsqueeze(-1),
-        buffer.done.unsqueeze(-1),
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-    )
-    returns = advantages + raw_values[:-1]
-    if config.norm_adv:
-        advantages = normalise_advantages(buffer, advantages)
-    return Batch(buffer, hidden, values[:-1], advantages, returns)
 
 
 def live_entries(buffer: RolloutBuffer) -> Tensor:
@@ -560,10 +513,16 @@ def select(agent: Agent, batch: Batch, envs: Tensor) -> Minibatch:
     )
 
 
-def spread(values: Tensor, rows: ChosenRows, num_rows: int, shape: tuple[int, int, int]) -> Tensor:
-    """Return values (num_chosen, size) as (*shape, size), 0 in the rows that do not count."""
-    full = values.new_zeros(num_rows, values.shape[-1]).index_copy_(0, rows.index, values)
-    return full.view(*shape, values.shape[-1])
+def spread(rows: ChosenRows, shape: tuple[int, int], values: Tensor) -> Tensor:
+    """Return values (num_chosen, size) as (num_steps, num_envs, width, size), 0 in other rows.
+
+    Args:
+        rows: those chosen of all `num_steps * num_envs * width`.
+        shape: (num_steps, num_envs).
+        values: of the chosen rows.
+    """
+    full = values.new_zeros(rows.num_rows, values.shape[-1]).index_copy_(0, rows.index, values)
+    return full.view(*shape, -1, values.shape[-1])
 
 
 def load_policy(config: MappoConfig, checkpoint: Checkpoint, battles: Battles) -> Agent:

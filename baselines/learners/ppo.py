@@ -6,8 +6,8 @@ and each choice; docs/plasticity.md lists the measurements.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +42,13 @@ from baselines.learners.ppo_stack import (
 from baselines.networks.distributions import LOG_RATIO_RANGE
 from baselines.plasticity import (
     NETWORKS,
+    NO_REFERENCES,
     Measurement,
     Pass,
     Plasticity,
     Reference,
     Terms,
     TrustRegion,
-    any_changes,
     diversity_metrics,
     interventions_of,
     is_due,
@@ -295,7 +295,7 @@ class Ppo:
         config, losses = self.config, []  # each (seeds, len(LOSSES))
         num_rows = batch.obs.shape[1]
         size = num_rows // config.num_minibatches
-        reference: Reference | None = None
+        references = NO_REFERENCES
         for _ in range(config.update_epochs):
             order = torch.stack(
                 [torch.randperm(num_rows, generator=own) for own in self.generators]
@@ -305,8 +305,8 @@ class Ppo:
             for index, minibatch in enumerate(minibatches):
                 # The step after this one trains on the next rows, not on these.
                 following = self.refer(minibatches[(index + 2) % len(minibatches)])
-                losses.append(self.gradient_step(minibatch, reference))
-                reference = following
+                losses.append(self.gradient_step(minibatch, references))
+                references = following
                 for seed, networks in enumerate(self.plasticity):
                     for plasticity in networks.values():
                         plasticity.after_step(partial(minibatch.valid_rows, seed))
@@ -335,19 +335,19 @@ class Ppo:
             for seed in range(self.config.seeds)
         ]
 
-    def _gradient_step(self, minibatch: Minibatch, reference: Reference | None) -> Tensor:
+    def _gradient_step(self, minibatch: Minibatch, references: Mapping[str, Reference]) -> Tensor:
         """Take one optimizer step; return the losses (seeds, len(LOSSES)), not waited for."""
-        total, losses = self.loss(minibatch, reference)
+        total, losses = self.loss(minibatch, references)
         return torch.cat([losses, self.step(total)], -1)
 
     def loss(
-        self, minibatch: Minibatch, reference: Reference | None = None
+        self, minibatch: Minibatch, references: dict[str, Reference] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the loss summed over seeds, and its parts (seeds, len(LOSSES) - 2) for the log.
 
         Args:
             minibatch: rows to learn from.
-            reference: another minibatch, on which interventions hold the networks still.
+            references: by network, outputs on other rows, from which a step should not move them.
         """
         config, columns, rows = self.config, minibatch.columns, minibatch.rows
         new = {
@@ -366,7 +366,9 @@ class Ppo:
             value_errors(config, columns, new["critic"].outputs.squeeze(-1))
         )
         entropy = rows.mean(self.distribution.entropy(outputs, columns.raw_actions))
-        terms = {name: self.terms(name, new[name], minibatch, reference) for name in NETWORKS}
+        terms = {
+            name: self.terms(name, new[name], minibatch, references.get(name)) for name in NETWORKS
+        }
         pfo = terms["actor"].pfo + terms["critic"].pfo
         others = terms["actor"].others + terms["critic"].others
         total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + others
@@ -404,30 +406,27 @@ class Ppo:
         weights = minibatch.rows.weights  # (seeds, rows)
         if not self.plasticity[0][name].changes("loss"):
             return Terms(*[weights.new_zeros(len(weights))] * 2)
-        again: Sequence[Any] = [None] * len(weights)
-        if reference is not None and name in reference.outputs:
-            again = self.again(name, reference)
-        columns = (of_seeds(new), of_seeds(minibatch.old[name]), again, weights)
+        references = [None] * len(weights) if reference is None else of_seeds_again(reference)
+        columns = (of_seeds(new), of_seeds(minibatch.old[name]), references, weights)
         found = [
             networks[name].terms(*own)
             for networks, *own in zip(self.plasticity, *columns, strict=True)
         ]
         return Terms(*(torch.stack(part) for part in zip(*found, strict=True)))
 
-    @torch.no_grad()
-    def refer(self, minibatch: Minibatch) -> Reference | None:
+    def refer(self, minibatch: Minibatch) -> dict[str, Reference]:
         """Return the networks' outputs on a minibatch now, if an intervention asks for them."""
-        if not any_changes(self.plasticity[0].values(), "reference"):
-            return None
-        outputs = {name: self.stack.forward(name, minibatch.obs)[0] for name in NETWORKS}
-        return Reference(minibatch, outputs)
+        return {
+            name: Reference.of(partial(self.valid_outputs, name, minibatch))
+            for name in NETWORKS
+            if self.plasticity[0][name].changes("reference")
+        }
 
-    def again(self, name: str, reference: Reference) -> list[tuple[Tensor, Tensor]]:
-        """Return each seed's outputs on the reference, now and before, without reset rows."""
-        new, _ = self.stack.forward(name, reference.batch.obs)
-        valid = reference.batch.rows.weights > 0  # (seeds, rows)
-        parts = zip(new, reference.outputs[name], valid, strict=True)
-        return [(now[rows], before[rows]) for now, before, rows in parts]
+    def valid_outputs(self, name: str, minibatch: Minibatch) -> list[Tensor]:
+        """Return each seed's outputs (valid rows, outputs) of a network on a minibatch."""
+        outputs, _ = self.stack.forward(name, minibatch.obs)
+        valid = minibatch.rows.weights > 0  # (seeds, rows)
+        return [own[rows] for own, rows in zip(outputs, valid, strict=True)]
 
     def step(self, total: Tensor) -> Tensor:
         """Step the optimizers; return (seeds, 2) gradient norms of actor and critic before it."""
@@ -604,6 +603,15 @@ def of_seeds(passes: Pass) -> list[Pass]:
     if passes.preactivations is None:
         return [Pass(outputs) for outputs in passes.outputs]
     return [Pass(*own) for own in zip(*passes, strict=True)]
+
+
+def of_seeds_again(reference: Reference) -> list[Reference]:
+    """Return each seed's share of a reference; the stack runs once for all of them."""
+    run = cache(reference.run)
+    return [
+        Reference(lambda seed=seed: run()[seed], outputs)
+        for seed, outputs in enumerate(reference.outputs)
+    ]
 
 
 def normalise(advantages: Tensor, weights: Tensor, deviation: str) -> Tensor:

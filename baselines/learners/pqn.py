@@ -5,7 +5,7 @@ layers keep it stable. With `--mixer sum` it is PQN-VDN. docs/pqn.md lists each 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 
 import torch
@@ -17,7 +17,7 @@ from baselines.experience.battles import make_battles
 from baselines.experience.buffers import RolloutBuffer
 from baselines.experience.collect import Clock, Collector, Metrics, iteration_metrics
 from baselines.experience.graphs import graphed
-from baselines.experience.rows import ChosenRows
+from baselines.experience.rows import ChosenRows, shuffled
 from baselines.learners.optimizer import anneal, mean_losses, share_left
 from baselines.learners.value_based import (
     LOSSES,
@@ -31,7 +31,7 @@ from baselines.learners.value_based import (
     td_loss,
     update_metrics,
 )
-from baselines.networks.action_values import NETWORK, ValueAgent, mask_values
+from baselines.networks.action_values import ValueAgent, mask_values
 from baselines.networks.network import repeat_for_agents
 from baselines.plasticity import Measurement, Pass, Reference, is_due
 from baselines.runs.seeding import derive_seeds, seed_globals, seeded_generator
@@ -55,7 +55,7 @@ class Minibatch:
     rewards: Tensor  # (num_rows - 1, envs)
     terminated: Tensor  # (num_rows - 1, envs) bool
     done: Tensor  # (num_rows - 1, envs) bool
-    learns: Tensor  # (num_rows - 1, envs) bool, neither history nor a reset row
+    rows: ChosenRows  # of num_rows - 1 times envs: neither history nor a reset row
     old: Pass | None  # before the update, if a loss term compares with it
 
 
@@ -139,22 +139,19 @@ class Pqn:
 
     def learn(self, clock: Clock) -> Metrics:
         """Take all gradient steps of an iteration; return the means of the losses."""
-        whole = self.whole()
+        whole, losses = self.whole(), []
         clock.spent("learn")
         measurement = self.measure(whole)
         clock.spent("probe")
-        old, losses = self.look_back(whole), []
-        reference: Reference | None = None
-        for _ in range(self.config.update_epochs):
-            parts = self.shuffle()
-            for number, (envs, learns) in enumerate(zip(parts, self.learns(parts), strict=True)):
-                if not learns:
-                    continue
-                minibatch = self.select(envs, old)
-                following = self.refer(parts[(number + 2) % len(parts)])
-                losses.append(self.gradient_step(minibatch, reference))
-                reference = following
-                self.plasticity.after_step(partial(inputs_of, minibatch))
+        old, reference = self.look_back(whole), None
+        for envs, later in self.shuffled():
+            minibatch = self.select(envs, old)
+            if not len(minibatch.rows):
+                continue
+            following = self.refer(later)
+            losses.append(self.gradient_step(minibatch, reference))
+            reference = following
+            self.plasticity.after_step(partial(inputs_of, minibatch))
         means = mean_losses(LOSSES, losses)
         clock.spent("learn")
         measured = update_metrics(measurement) if measurement else {}
@@ -181,16 +178,14 @@ class Pqn:
         shape = whole().action_mask.shape[:3]
         return self.run(whole()).map(lambda part: part.view(*shape, -1))
 
-    def shuffle(self) -> tuple[Tensor, ...]:
-        """Return the envs of each minibatch of a pass."""
-        config = self.config
-        order = torch.randperm(config.num_envs, generator=self.generator, device=config.device)
-        return order.tensor_split(config.num_minibatches)
-
-    def learns(self, parts: tuple[Tensor, ...]) -> list[bool]:
-        """Return which minibatches have rows to learn from; this waits for the device."""
-        learns = self.buffer.valid[self.buffer.history : -1].any(0)  # (num_envs,)
-        return torch.stack([learns[envs].any() for envs in parts]).tolist()
+    def shuffled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the envs of each minibatch of an update, and of the minibatch after the next."""
+        return shuffled(
+            self.config.num_envs,
+            epochs=self.config.update_epochs,
+            num_minibatches=self.config.num_minibatches,
+            generator=self.generator,
+        )
 
     def select(self, envs: Tensor, old: Pass | None = None) -> Minibatch:
         """Return the minibatch of some envs.
@@ -217,7 +212,7 @@ class Pqn:
             rewards=pick(buffer.rewards),
             terminated=pick(buffer.terminated),
             done=pick(buffer.done),
-            learns=learns,
+            rows=ChosenRows.where(learns),
             old=old and old.map(lambda part: pick(part).flatten(0, 2)),
         )
 
@@ -225,8 +220,7 @@ class Pqn:
         """Return the values of some envs now, if an intervention asks for them."""
         if not self.plasticity.changes("reference"):
             return None
-        other = self.select(envs)
-        return Reference(other, {NETWORK: values_of(self.agent, other).detach()})
+        return Reference.of(partial(values_of, self.agent, self.select(envs)))
 
     def _gradient_step(self, minibatch: Minibatch, reference: Reference | None) -> Tensor:
         """Take one step of the optimizer; return the losses (len(LOSSES),), not waited for."""
@@ -248,24 +242,21 @@ class Pqn:
         Args:
             minibatch: rows to learn from.
             new: the network on the minibatch.
-            reference: another minibatch, on which interventions hold the network still.
+            reference: values of other rows, from which a step should not move them.
         """
-        learns = ChosenRows.where(minibatch.learns)
+        rows = minibatch.rows
         values = new.outputs.view(minibatch.action_mask.shape)
         with torch.no_grad():
-            targets = learns.pick(self.td_targets(minibatch, values.detach()).flatten(0, 1))
+            targets = rows.pick(self.td_targets(minibatch, values.detach()).flatten(0, 1))
         chosen = values[:-1].gather(-1, minibatch.actions.unsqueeze(-1)).squeeze(-1)
-        state = learns.pick(minibatch.state[:-1].flatten(0, 1))  # (steps, state_size)
-        joint = self.network.mixer(learns.pick(chosen.flatten(0, 1)), state)
-        again = None
-        if reference is not None:
-            again = (values_of(self.agent, reference.batch), reference.outputs[NETWORK])
-        terms = self.plasticity.terms(new, minibatch.old, again)
+        state = rows.pick(minibatch.state[:-1].flatten(0, 1))  # (steps, state_size)
+        joint = self.network.mixer(rows.pick(chosen.flatten(0, 1)), state)
+        terms = self.plasticity.terms(new, minibatch.old, reference)
         kept = self.plasticity.kept_rows(new, minibatch.old)
         if kept is not None:
             kept = kept.view(minibatch.action_mask.shape[:3])[:-1]  # (num_rows - 1, envs, agents)
-            kept = learns.pick(kept.flatten(0, 1))  # (steps, num_agents)
-        return td_loss(joint, targets, learns, kept, terms)
+            kept = rows.pick(kept.flatten(0, 1))  # (steps, num_agents)
+        return td_loss(joint, targets, rows, kept, terms)
 
     def td_targets(self, minibatch: Minibatch, values: Tensor) -> Tensor:
         """Return Q(lambda) targets (num_rows - 1, envs, 1), or num_agents wide without a mixer.

@@ -99,11 +99,8 @@ def learn(learners: Sequence[Pqn], clock: Clock) -> list[Metrics]:
     measurements = [learner.measure(whole) for learner, whole in pairs]
     clock.spent("probe")
     updates = [SeedUpdate(learner, learner.look_back(whole)) for learner, whole in pairs]
-    for _ in range(learners[0].config.update_epochs if learners else 0):
-        for update in updates:
-            update.shuffle()
-        for number in range(learners[0].config.num_minibatches):
-            take_step([update for update in updates if update.learns[number]], number)
+    for parts in zip(*(learner.shuffled() for learner in learners), strict=True):
+        take_step(updates, parts)
     means = [mean_losses(LOSSES, update.losses) for update in updates]
     clock.spent("learn")
     measured = [update_metrics(found) if found else {} for found in measurements]
@@ -124,35 +121,37 @@ class SeedUpdate:
     def __init__(self, learner: Pqn, old: Pass | None) -> None:
         self.learner, self.old = learner, old
         self.reference: Reference | None = None
-        self.parts: tuple[Tensor, ...] = ()  # envs of each minibatch of this pass
-        self.learns: list[bool] = []  # whether each minibatch has rows to learn from
         self.losses: list[Tensor] = []  # of each gradient step
 
-    def shuffle(self) -> None:
-        """Begin a pass over the rollout."""
-        self.parts = self.learner.shuffle()
-        self.learns = self.learner.learns(self.parts)
 
+def take_step(updates: Sequence[SeedUpdate], parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Take one gradient step of each seed whose minibatch has rows to learn from.
 
-def take_step(updates: Sequence[SeedUpdate], number: int) -> None:
-    """Take one gradient step of each seed, on its minibatch of that number."""
-    if not updates:
+    Args:
+        updates: of the seeds.
+        parts: of each seed the envs of its minibatch, and of the minibatch after the next one.
+    """
+    rows = [
+        (update, update.learner.select(envs, update.old), later)
+        for update, (envs, later) in zip(updates, parts, strict=True)
+    ]
+    rows = [row for row in rows if len(row[1].rows)]
+    if not rows:
         return
-    batches = [update.learner.select(update.parts[number], update.old) for update in updates]
-    passes = run([update.learner for update in updates], batches)
+    passes = run([update.learner for update, _, _ in rows], [batch for _, batch, _ in rows])
     totals, losses = [], []
-    for update, batch, new in zip(updates, batches, passes, strict=True):
-        total, parts = update.learner.loss(batch, new, update.reference)
-        update.reference = update.learner.refer(update.parts[(number + 2) % len(update.parts)])
+    for (update, batch, later), new in zip(rows, passes, strict=True):
+        total, found = update.learner.loss(batch, new, update.reference)
+        update.reference = update.learner.refer(later)
         totals.append(total)
-        losses.append(parts)
-    for update in updates:
+        losses.append(found)
+    for update, _, _ in rows:
         update.learner.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(totals)
-    for update, batch, parts in zip(updates, batches, losses, strict=True):
+    for (update, batch, _), found in zip(rows, losses, strict=True):
         learner = update.learner
         norm = clipped_step(learner.network, learner.optimizer, learner.config.max_grad_norm)
-        update.losses.append(torch.cat([parts, norm]))
+        update.losses.append(torch.cat([found, norm]))
         learner.plasticity.after_step(partial(inputs_of, batch))
 
 

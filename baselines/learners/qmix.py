@@ -32,7 +32,7 @@ from baselines.learners.value_based import (
     td_loss,
     update_metrics,
 )
-from baselines.networks.action_values import NETWORK, TeamValues, ValueAgent, mask_values
+from baselines.networks.action_values import TeamValues, ValueAgent, mask_values
 from baselines.plasticity import Measurement, Pass, Reference, is_due
 from baselines.runs.checkpoints import Checkpoint
 from baselines.runs.loop import Seeds
@@ -174,8 +174,7 @@ class Qmix:
         """Return the values of other episodes now, if an intervention asks for them."""
         if not self.plasticity.changes("reference"):
             return None
-        other = self.draw()
-        return Reference(other, {NETWORK: values_of(self.network.agent, other).detach()})
+        return Reference.of(partial(values_of, self.network.agent, self.draw()))
 
     def _gradient_step(self, batch: EpisodeBatch, reference: Reference | None) -> Tensor:
         """Take one step of the optimizer; return the losses (len(LOSSES),), not waited for."""
@@ -190,20 +189,17 @@ class Qmix:
 
         Args:
             batch: episodes to learn from.
-            reference: other episodes, on which interventions hold the network still.
+            reference: values of other episodes, from which a step should not move them.
         """
         new = self.run(self.network, batch)
         with torch.no_grad():
             old = self.run(self.target, batch)
             targets = self.td_targets(batch, new.outputs.detach(), old.outputs)
-        taken = ChosenRows(batch.taken)
+        taken = ChosenRows(batch.taken, len(batch.step))
         values = taken.pick(new.outputs.view(batch.action_mask.shape))
         chosen = values.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)  # (steps, num_agents)
         joint = self.network.mixer(chosen, taken.pick(batch.state))
-        again = None
-        if reference is not None:
-            again = (values_of(self.network.agent, reference.batch), reference.outputs[NETWORK])
-        terms = self.plasticity.terms(new, old, again)
+        terms = self.plasticity.terms(new, old, reference)
         kept = self.plasticity.kept_rows(new, old)
         if kept is not None:
             kept = taken.pick(kept.view(batch.action_mask.shape[:2]))  # (steps, num_agents)

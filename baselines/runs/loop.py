@@ -16,7 +16,7 @@ from baselines.runs import state
 from baselines.runs.checkpoints import Checkpoint
 from baselines.runs.console import Progress
 from baselines.runs.folder import RunGroup, alone
-from baselines.runs.process import StopRequest, exit_status, prepare_torch
+from baselines.runs.process import StopRequest, prepare_torch
 from baselines.runs.seeding import random_states, set_random_states
 from baselines.runs.state import Saved
 
@@ -133,16 +133,6 @@ class Seeds:
         self._states[index] = random_states()
 
 
-def main(name: str, config: RunConfig) -> int:
-    """Train an algorithm, and say how to evaluate the result; return the exit status."""
-    paths, stopped = train(name, config)
-    if stopped is None:
-        print("evaluate with")
-        for path in paths:
-            print(f"  baselines evaluate {path}")
-    return exit_status(stopped)
-
-
 def train(name: str, config: RunConfig) -> tuple[list[Path], int | None]:
     """Train an algorithm, or resume the run or group of runs `config.resume`.
 
@@ -165,7 +155,17 @@ def train(name: str, config: RunConfig) -> tuple[list[Path], int | None]:
         group.load_state(found)
     else:
         runs.save(group.save_state())
-    return runs.paths, train_group(name, config, group, runs)
+    progress = Progress(config.total_steps * config.seeds, steps_done(group))
+    try:
+        with StopRequest() as stop:
+            loop(group, runs, progress, stop)
+        if stop.signal is not None:
+            progress.say(runs.how_to_continue(name, stop.signal))
+    finally:
+        progress.close()
+        runs.close()
+        group.close()
+    return runs.paths, stop.signal
 
 
 def find_checkpoints(path: Path, algorithm: Algorithm) -> list[Checkpoint]:
@@ -182,21 +182,6 @@ def open_runs(
     if found:
         return RunGroup.resume(Path(config.resume), config, environment, found)
     return RunGroup.start(command, config, environment)
-
-
-def train_group(command: str, config: Any, group: Group, runs: RunGroup) -> int | None:
-    """Train a group whose first state is saved; return the signal that stopped it, or None."""
-    progress = Progress(config.total_steps * config.seeds, steps_done(group))
-    try:
-        with StopRequest() as stop:
-            loop(group, runs, progress, stop)
-        if stop.signal is not None:
-            progress.say(runs.how_to_continue(command, stop.signal))
-    finally:
-        progress.close()
-        runs.close()
-        group.close()
-    return stop.signal
 
 
 def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) -> None:
