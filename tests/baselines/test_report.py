@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import subprocess
 import sys
 import xml.dom.minidom
 
@@ -395,3 +396,29 @@ def test_without_matplotlib_one_line_says_what_to_install(tmp_path, out, capsys,
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["plasticity", str(folder), "--out", str(out)]) == 2
     assert "pip install 'smacv2-suite[plots]'" in capsys.readouterr().err
+
+
+# Imports -----------------------------------------------------------------------------------------
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+import baselines.results
+for module in pkgutil.iter_modules(baselines.results.__path__, "baselines.results."):
+    importlib.import_module(module.name)
+print(*sys.modules)
+"""
+
+
+def test_results_import_neither_pytorch_nor_a_learner():
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = done.stdout.split()
+    assert not {"torch", "matplotlib", "ppo_plasticity"} & set(imported)
+    others = {name for name in imported if re.match(r"baselines(?!\.results\b)", name)}
+    assert others == {
+        "baselines",
+        "baselines.config",
+        "baselines.errors",
+        "baselines.runs",
+        "baselines.runs.records",
+    }

@@ -13,8 +13,8 @@ from baselines.results.stats import (
     performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
-    wilson_interval,
 )
+from smacv2.stats import wilson_interval
 
 # Constants below are those of rliable 1.2.0 (with arch 5.4.0, NumPy 1.24.4, SciPy 1.10.1).
 X = np.array([[0.31, 0.64, 0.42], [0.35, 0.62, 0.40], [0.29, 0.70, 0.37], [0.44, 0.58, 0.41]])
