@@ -7,8 +7,8 @@ from torch import nn
 from ppo_plasticity.interventions import ModuleHandle, parse
 from ppo_plasticity.interventions.structure import (
     CReLU,
+    find_hidden_layers,
     fresh_parameters,
-    hidden_layers,
     weight_names,
 )
 from ppo_plasticity.interventions.units import activity
@@ -59,7 +59,7 @@ def kill(layer, unit):
 
 def test_activity_of_a_convolution_is_the_mean_over_rows_and_positions():
     network, images = convolutional(), torch.randn(16, 2, 6, 6)
-    first, second, _ = activity(network, hidden_layers(network), images)
+    first, second, _ = activity(network, find_hidden_layers(network), images)
     assert torch.allclose(first, network[:2](images).mean((0, 2, 3)))
     assert torch.allclose(second, network[:4](images).mean((0, 2, 3)))
 
@@ -67,7 +67,7 @@ def test_activity_of_a_convolution_is_the_mean_over_rows_and_positions():
 def test_activity_of_a_crelu_counts_both_halves():
     network = nn.Sequential(nn.Linear(3, 4), CReLU(-1), nn.Linear(8, 2))
     obs = torch.randn(32, 3)
-    (found,) = activity(network, hidden_layers(network), obs)
+    (found,) = activity(network, find_hidden_layers(network), obs)
     assert torch.allclose(found, network[0](obs).abs().mean(0) / 2)
 
 
@@ -79,7 +79,7 @@ def test_redo_leaves_outputs_unchanged_where_units_were_dead(build, shape):
     redo, obs = parse("redo:every=1,threshold=0"), torch.randn(shape)
     network = build()
     handle = trained(redo, network, obs)
-    for layer in hidden_layers(network):
+    for layer in find_hidden_layers(network):
         kill(layer.layer, 2)
     before, weight = network(obs), network[0].weight.clone()
     redo.after_batch(handle, obs)
@@ -93,7 +93,7 @@ def test_redo_draws_dead_units_anew_and_nobody_reads_them_yet(build, shape):
     redo, obs = parse("redo:every=1,threshold=0"), torch.randn(shape)
     network = build()
     handle = trained(redo, network, obs)
-    last = hidden_layers(network)[-1]
+    last = find_hidden_layers(network)[-1]
     kill(last.layer, 2)
     redo.after_batch(handle, obs)
     head = network[-1]
