@@ -1,9 +1,9 @@
 """The toy problem of the paper and its extension: clipping works only for full-rank features.
 
 PPO clips each state on its own: once the probability ratio has left the trust region, the gradient
-of that state is zero. A linear policy on shared features still moves such a state, because a step
-on x changes the logits at y by the learning rate times φ(x)·φ(y) times the gradient at x.
-Moalla et al. 2024, arXiv 2405.00662, figure 5.
+of that state is zero. A linear policy on shared features still moves such a state: a step on x
+changes the logits at y by the learning rate times φ(x)·φ(y) times the gradient at x. Moalla et al.
+2024, arXiv 2405.00662, figure 5.
 """
 
 import dataclasses

@@ -149,7 +149,8 @@ def draw_trust_region(groups: Groups) -> "Figure | None":
     rho are those of all points.
     """
     pairs = {panel: _ratio_pairs(groups, panel.metric) for panel in REPRESENTATION}
-    if not any(len(rows) for groups in pairs.values() for runs in groups.values() for rows in runs):
+    by_run = [rows for by_group in pairs.values() for runs in by_group.values() for rows in runs]
+    if not any(map(len, by_run)):
         return None
     figure, axes = _panel_grid(len(REPRESENTATION), height=3.4)
     for axis, (panel, by_group) in zip(axes, pairs.items(), strict=True):
