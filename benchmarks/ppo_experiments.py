@@ -1,11 +1,11 @@
 """The runs behind the tables of docs/plasticity.md and docs/ppo.md.
 
     python benchmarks/ppo_experiments.py scores --runs-dir runs/scores    # an hour on one core
-    python benchmarks/ppo_experiments.py stress --runs-dir runs/stress    # likewise
+    python benchmarks/ppo_experiments.py stress --runs-dir runs/stress    # an hour on one core
     python benchmarks/ppo_experiments.py mappo --runs-dir runs/mappo      # ten minutes
 
-Trains what is missing, then writes benchmarks/results/ppo_<name>.json and prints a table. With
-`--summarise` it only reads what there is.
+It trains the runs that are missing, then writes benchmarks/results/ppo_<name>.json and prints a
+table. With `--summarise` it reads the existing runs only.
 """
 
 import argparse
@@ -41,8 +41,8 @@ CELLS = {
     },
     "mappo": {"none": MAPPO, "pfo_last": f"{MAPPO} --pfo-coef 1"},
 }
-# what is read of a run: name, metric, how its values in the window become one number
-READ: dict[str, tuple[str, Callable[[list[float]], float]]] = {
+# name of a number: its metric, and the statistic over the metric's values in the window
+NUMBERS: dict[str, tuple[str, Callable[[list[float]], float]]] = {
     "return": ("charts/episodic_return", statistics.median),
     "win_rate": ("charts/win_rate", statistics.mean),
     "norm": ("plasticity/preactivation_norm/actor", statistics.median),
@@ -54,11 +54,11 @@ READ: dict[str, tuple[str, Callable[[list[float]], float]]] = {
     "critic_norm": ("plasticity/preactivation_norm/critic", statistics.median),
     "critic_rank": ("plasticity/approximate_rank/critic", statistics.median),
 }
-MEASURED_APART = ("capacity_actor", "capacity_critic", "episodes", "steps")
+OTHER_NUMBERS = ("capacity_actor", "capacity_critic", "episodes", "steps")
 
 
 def main() -> None:
-    """Train what is missing and summarise."""
+    """Train the missing runs and summarise all."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("experiment", choices=CELLS)
     parser.add_argument("--runs-dir", type=Path, required=True)
@@ -67,11 +67,7 @@ def main() -> None:
     for cell, arguments in CELLS[args.experiment].items():
         folder = args.runs_dir / cell
         if not args.summarise and not list(run_folders(folder)):
-            command = [sys.executable, "-m", "baselines", *shlex.split(arguments)]
-            subprocess.run([*command, "--runs-dir", str(folder)], check=True)
-            if args.experiment == "stress":
-                groups = map(str, folder.iterdir())
-                subprocess.run([*command[:3], "capacity", *groups], check=True)
+            train_cell(folder, arguments, with_capacity=args.experiment == "stress")
     cells = {
         cell: {"command": f"baselines {arguments}", "runs": summarise(args, cell)}
         for cell, arguments in CELLS[args.experiment].items()
@@ -81,8 +77,17 @@ def main() -> None:
     print(table(cells))
 
 
+def train_cell(folder: Path, arguments: str, *, with_capacity: bool) -> None:
+    """Train the runs of a cell into a folder, and measure their capacity loss if asked."""
+    baselines = [sys.executable, "-m", "baselines"]
+    command = [*baselines, *shlex.split(arguments), "--runs-dir", str(folder)]
+    subprocess.run(command, check=True)
+    if with_capacity:
+        subprocess.run([*baselines, "capacity", *map(str, folder.iterdir())], check=True)
+
+
 def run_folders(folder: Path) -> Iterable[Path]:
-    """Yield the run folders below a folder, in the order of their seeds."""
+    """Yield the run folders below a folder, by seed."""
     found = [path.parent for path in folder.rglob("config.json")]
     yield from sorted(found, key=seed_of)
 
@@ -93,7 +98,7 @@ def seed_of(run: Path) -> int:
 
 
 def summarise(args: argparse.Namespace, cell: str) -> dict[str, dict[str, float]]:
-    """Return each seed's numbers: of a run's last third, or of the last 100 episodes (scores)."""
+    """Return each seed's numbers: over the last third, or over the last 100 episodes (scores)."""
     found = {}
     for run in run_folders(args.runs_dir / cell):
         seed = seed_of(run)
@@ -116,10 +121,10 @@ def last_episodes(rows: list[dict[str, Any]], count: int = 100) -> dict[str, flo
 
 
 def last_third(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the numbers of `READ` in the last third of a run, as far as they were measured."""
+    """Return the measured ones of `NUMBERS` over the last third of a run."""
     window = [row for row in rows if row["global_step"] >= rows[-1]["global_step"] * 2 / 3]
     numbers = {}
-    for name, (metric, reduce) in READ.items():
+    for name, (metric, reduce) in NUMBERS.items():
         values = [row[metric] for row in window if row.get(metric) is not None]
         if values:
             numbers[name] = reduce(values)
@@ -140,13 +145,13 @@ def capacity(run: Path) -> dict[str, float]:
 
 
 def table(cells: dict[str, dict[str, Any]]) -> str:
-    """Return a Markdown table with a row a cell: each number for seed 1 / 2 / 3."""
+    """Return a Markdown table with a row per cell: each number for seed 1 / 2 / 3."""
     runs = [numbers for cell in cells.values() for numbers in cell["runs"].values()]
-    names = [name for name in (*READ, *MEASURED_APART) if any(name in one for one in runs)]
+    names = [name for name in (*NUMBERS, *OTHER_NUMBERS) if any(name in run for run in runs)]
     lines = [["", *names], ["---"] * (len(names) + 1)]
     for cell, content in cells.items():
         per_seed = content["runs"].values()
-        texts = [" / ".join(f"{one.get(name, math.nan):.3g}" for one in per_seed) for name in names]
+        texts = [" / ".join(f"{run.get(name, math.nan):.3g}" for run in per_seed) for name in names]
         lines.append([cell, *texts])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -1,15 +1,15 @@
-"""Instruments for plasticity and trust regions of policy-gradient networks, on anyone's modules.
+"""Instruments for plasticity and trust regions of policy-gradient networks, for any module.
 
-Imports PyTorch and NumPy only, and those with the first name that is asked for. Every metric is a
-pure function from tensors to tensors; `Probe` applies them to any `torch.nn.Module`.
-docs/metrics.md defines each one, docs/interventions.md what can be done about them.
+The package needs PyTorch and NumPy only, and imports them with the first public name. Every metric
+is a pure function from tensors to tensors; `Probe` applies the metrics to any `torch.nn.Module`.
+docs/metrics.md defines each metric, docs/interventions.md lists the remedies.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the same names for type checkers, and no others: `ranks` is a module
-    from ppo_plasticity.capacity import (  # noqa: I001 (it would take a statement for each alias)
+if TYPE_CHECKING:  # the names of _NAMES, for type checkers; `ranks` is a module here
+    from ppo_plasticity.capacity import (  # noqa: I001 (it would write a statement per alias)
         CapacityProbe as CapacityProbe,
         capacity_loss as capacity_loss,
     )
@@ -52,19 +52,19 @@ _NAMES = {
     ),
     "trust_region": ("ExcessRatio", "clipped_fraction", "ratio_statistics"),
 }
-_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = list(_MODULES)
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that commands' `--help` is quick."""
-    if name not in _MODULES:
+    """Return a public name, imported when it is first used so that `--help` is quick."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_MODULE_OF})

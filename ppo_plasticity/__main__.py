@@ -1,4 +1,4 @@
-"""`python -m ppo_plasticity`."""
+"""The command as `python -m ppo_plasticity`."""
 
 from ppo_plasticity.cli import main
 

@@ -1,11 +1,10 @@
 """Proximal feature optimisation: keep pre-activations near those that collected the batch.
 
 PFO (Moalla et al. 2024) adds `coef * pfo_loss(new, old)` to PPO's loss. `new` are pre-activations
-of the network in training and `old` those of the network that chose the actions of the batch,
-stored in the rollout and the same in all epochs. Which network (actor, critic, both) and which
-layers (the last hidden one, or all concatenated) is what the caller puts in; published runs use
-the actor only, with coefficients of 1 or 10. `capture_preactivations` in probe.py gets both from
-any module.
+of the network in training. `old` are those of the network that chose the actions of the batch; they
+are stored in the rollout and the same in all epochs. The caller chooses the network (actor, critic,
+both) and the layers (the last hidden one, or all concatenated). Published runs use the actor only,
+with coefficients of 1 or 10. `capture_preactivations` in probe.py gets both from any module.
 """
 
 from typing import Literal
@@ -27,15 +26,16 @@ def pfo_loss(
 ) -> Tensor:
     """Return the soft PFO loss, before its coefficient, with shape (...).
 
-    `"l2"` is the mean over rows of the mean over units of (new - old)^2: per dimension, not the
-    sum. `"cosine"` is minus the mean over rows of the cosine, in -1 ... 1; a zero row counts as 0.
+    `"l2"` is the mean over rows of the mean over units of (new - old)^2: a mean, not a sum, over
+    units. `"cosine"` is minus the mean over rows of the cosine, in -1 ... 1; a zero row counts as
+    0.
 
     Args:
         new: (..., rows, units) pre-activations with gradient.
-        old: (..., rows, units) the behaviour policy's; no gradient flows into them.
-        distance: what to penalise.
-        valid: (..., rows) bool or weights. Rows of weight 0 give neither loss nor gradient,
-            whatever they hold; where all are 0 the loss is 0.
+        old: (..., rows, units) pre-activations of the behaviour policy; they get no gradient.
+        distance: penalised quantity.
+        valid: (..., rows) bool or weights. Rows of weight 0 give neither loss nor gradient, even
+            if they hold NaN; if all weights are 0 the loss is 0.
     """
     if valid is not None:
         new, old = _without_invalid(new, valid), _without_invalid(old, valid)
@@ -55,12 +55,12 @@ def pfo_keep(
     distance: Distance = "l2",
     threshold: float | None = None,
 ) -> Tensor:
-    """Return the clip form of PFO: (..., rows) bool, True where a row may still train.
+    """Return the clip form of PFO: (..., rows) bool, True for a row that may still train.
 
     Multiply it into the policy's (and the critic's) per-row loss instead of adding `pfo_loss`. A
     row is kept while its mean squared difference is at most 0.1, or its cosine at least 0.9;
-    `threshold` replaces either number. A row with a NaN is not kept. Its complement's mean is the
-    share of rows out of trust.
+    `threshold` replaces either number. A row with a NaN is not kept. The share of False is the
+    share of rows outside the trust region.
     """
     distances = _row_distances(new.detach(), old.detach(), distance)
     if distance == "cosine":
@@ -69,6 +69,7 @@ def pfo_keep(
 
 
 def _row_distances(new: Tensor, old: Tensor, distance: Distance) -> Tensor:
+    """Return the mean squared difference or the cosine of each row, (..., rows)."""
     if distance == "l2":
         return (new - old).square().mean(-1)
     if distance == "cosine":
@@ -77,4 +78,5 @@ def _row_distances(new: Tensor, old: Tensor, distance: Distance) -> Tensor:
 
 
 def _without_invalid(preactivations: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid[..., None] != 0, preactivations, 0.0)
+    """Return pre-activations with zeros in rows of weight 0."""
+    return torch.where(valid[..., None] != 0, preactivations, 0.0)  # (..., rows, units)

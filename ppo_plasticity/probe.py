@@ -1,10 +1,10 @@
-"""Measure any module: hooks that exist only while they record, and the metrics of what they saw.
+"""Measure any module: hooks that exist only while they record, and metrics of the recorded layers.
 
 A hidden layer is a Linear or convolution whose output reaches an activation module before the next
-such layer runs; normalisation, dropout and the like may stand between. Its output is its
-pre-activation, the activation's output its features. Output heads, which no activation follows, are
-left out. Networks that call functions instead of activation modules name theirs with `activation=`:
-then every layer but the one that ran last is hidden.
+such layer runs; normalisation, dropout and similar modules may come in between. The layer's output
+is its pre-activation, the activation's output its features. Output heads, which no activation
+follows, are left out. For networks that call a function instead of activation modules,
+`activation=` names the function: then every layer except the last one to run is hidden.
 """
 
 import contextlib
@@ -49,12 +49,12 @@ def feature_metrics(
     """Return the metrics of one layer from its values, each of shape (...).
 
     The five ranks of features, and of pre-activations as `preactivation_` ranks; `feature_norm`,
-    `preactivation_norm`, `feature_mean`, `feature_std`; `dormant_fraction`; and `dead_units` where
-    `activation` is one of `units.ACTIVATIONS`.
+    `preactivation_norm`, `feature_mean`, `feature_std`; `dormant_fraction`; and `dead_units` if
+    `activation` is one of `units.ACTIVATION_NAMES`.
 
     Args:
         preactivations: (..., N, units), one row per state, any leading dimensions.
-        features: (..., N, units) the same after the activation.
+        features: (..., N, units), their values after the activation.
         activation: its name, as in units.py, or None.
         centred: subtract each unit's mean before taking ranks.
     """
@@ -75,29 +75,29 @@ def feature_metrics(
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What one layer did while it was recorded; the rows of its calls follow each other.
+    """The recorded values of one layer; rows of several calls are concatenated.
 
-    Both tensors are (rows, units), or (rows, channels, *positions) where `has_positions`.
+    Both tensors are (rows, units), or (rows, channels, *positions) if `has_positions`.
     """
 
     name: str
     module: nn.Module
     preactivations: Tensor
-    features: Tensor  # after the activation; the layer's own output where none followed
-    activation: str | None  # as units.py calls it; None where it has no test for it
+    features: Tensor  # after the activation; the layer's own output if none followed
+    activation: str | None  # its name in units.py; None if units.py has no test for it
     has_positions: bool
 
     def metrics(self, *, centred: bool = False) -> dict[str, Tensor]:
         """Return `feature_metrics` of this layer; channels are units and positions are rows."""
         preactivations, features = self.preactivations, self.features
         if self.has_positions:
-            preactivations = preactivations.movedim(1, -1).flatten(0, -2)
-            features = features.movedim(1, -1).flatten(0, -2)
+            preactivations = preactivations.movedim(1, -1).flatten(0, -2)  # (rows * pos, channels)
+            features = features.movedim(1, -1).flatten(0, -2)  # (rows * pos, channels)
         return feature_metrics(preactivations, features, self.activation, centred=centred)
 
 
 class Record:
-    """What the layers of a module did inside a `recording()` block of its probe."""
+    """The values of a module's layers inside a `recording()` block of its probe."""
 
     def __init__(self, layers: "_Layers", options: "_Options", *, gradient: bool = False) -> None:
         self._layers = layers
@@ -108,10 +108,10 @@ class Record:
 
     @property
     def layers(self) -> list[Layer]:
-        """The hidden layers, or those asked for, in the order in which they first ran.
+        """The hidden or named layers, in the order in which they first ran.
 
         Raises:
-            ValueError: none has run.
+            ValueError: no such layer has run.
         """
         calls: dict[str, list[_Call]] = {}
         for call in self._calls:
@@ -123,25 +123,27 @@ class Record:
 
     @property
     def preactivations(self) -> Tensor:
-        """(rows, units) of the last layer; units of a convolution are its entries."""
-        return self.layers[-1].preactivations.flatten(1)
+        """(rows, units) of the last layer; the units of a convolution are its entries."""
+        return self.layers[-1].preactivations.flatten(1)  # (rows, units)
 
     @property
     def features(self) -> Tensor:
         """(rows, units) of the last layer after its activation."""
-        return self.layers[-1].features.flatten(1)
+        return self.layers[-1].features.flatten(1)  # (rows, units)
 
     @property
     def all_preactivations(self) -> Tensor:
-        """(rows, units of all layers together); all must have had equally many rows."""
-        return torch.cat([layer.preactivations.flatten(1) for layer in self.layers], dim=1)
+        """(rows, units of all layers); all layers must have equally many rows."""
+        flat = [layer.preactivations.flatten(1) for layer in self.layers]  # (rows, units) each
+        return torch.cat(flat, dim=1)  # (rows, units of all layers)
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the last layer, and of each with `per_layer`, as floats.
 
-        `feature_metrics` of the last layer; `all_preactivations_norm`, the mean norm of the rows of
-        all layers together (left out where they had different numbers of rows); `weight_norm`, over
-        all parameters of the module. With `per_layer`, each layer's own as "metric/layer".
+        `feature_metrics` of the last layer; `all_preactivations_norm`, the mean norm of the
+        concatenated rows of all layers (left out if their numbers of rows differ); `weight_norm`,
+        over all parameters of the module. With `per_layer`, also each layer's metrics, as
+        "metric/layer".
         """
         with torch.no_grad():
             named = self._named()
@@ -150,6 +152,7 @@ class Record:
         return dict(zip(keys, values, strict=True))
 
     def _named(self) -> dict[str, Tensor]:
+        """Return the metrics as scalars, by name without suffix."""
         layers, options = self.layers, self._options
         last = layers[-1].metrics(centred=options.centred)
         named = dict(last)
@@ -164,7 +167,7 @@ class Record:
         return named
 
     def attach(self) -> list[RemovableHandle]:
-        """Register the hooks; the caller removes them."""
+        """Register the hooks and return them; the caller removes them."""
         hooks = []
         for name, module in self._layers.submodules.items():
             if self._layers.ends_wait(name):
@@ -174,6 +177,8 @@ class Record:
         return hooks
 
     def _layer_hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        """Return the hook that records a layer and lets it wait for its activation."""
+
         def after_layer(module: nn.Module, inputs: Any, output: Any) -> None:
             self._unfinished = None
             if self._layers.is_recorded(name):
@@ -183,12 +188,14 @@ class Record:
         return after_layer
 
     def _after_activation(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Give the waiting layer its features."""
         if self._unfinished is not None:
             self._unfinished.features = self._copy(output, self._unfinished.name)
             self._unfinished.activation = activation_name(module)
             self._unfinished = None
 
     def _copy(self, output: Any, name: str) -> Tensor:
+        """Return a copy of an output, because activations may work in place."""
         tensor = output[0] if isinstance(output, tuple) else output
         if not isinstance(tensor, Tensor):
             raise TypeError(f"layer {name!r} returned {type(tensor).__name__}, not a tensor")
@@ -196,32 +203,32 @@ class Record:
 
 
 class Probe:
-    """Measure a module every so often, at no cost in between.
+    """Measure a module once in `every` calls, at no cost in between.
 
         probe = Probe(agent.actor, every=100)
         ...
         log(probe.measure(observations))  # {} 99 times of 100
 
-    A 2 x 64 network on 2048 rows takes 4.5 ms on one core, 0.4 of it the pass itself.
+    A 2 x 64 network on 2048 rows takes 4.5 ms on one core; 0.4 ms of it is the pass itself.
 
     Args:
-        module: any module; hooks go on its submodules, and only while recording.
-        layers: names of the layers to record, as in `module.named_modules()`, in place of all
-            hidden ones. A name may be any submodule that returns a tensor or a tuple led by one;
-            where no activation follows it, its output counts as features and pre-activations.
-        every: `measure` is due at its first call and each `every` calls after it.
+        module: any module; its submodules have hooks only while recording.
+        layers: names of the layers to record, as in `module.named_modules()`, instead of all hidden
+            layers. A name may be any submodule that returns a tensor, or a tuple with a tensor
+            first; if no activation follows, its output counts as features and as pre-activations.
+        every: `measure` is due at its first call and every `every` calls after that.
         activation: name of the function that the network applies after its layers, one of
-            `units.ACTIVATIONS`, where that is not a module.
+            `units.ACTIVATION_NAMES`, if it is not a module.
         per_layer: also measure every recorded layer, in keys "metric/layer".
         centred: subtract each unit's mean before taking ranks; published ranks are not centred.
-        suffix: ends every key, for example "/actor".
+        suffix: end of every key, for example "/actor".
 
     Attributes:
-        calls: how often `measure` was called; set it to go on after a restart.
+        calls: number of calls of `measure`; set it to resume a run.
 
     Raises:
-        ValueError: a layer name that the module does not have, no list of names or an empty one,
-            or an unknown activation.
+        ValueError: a layer's name is not in the module, the names are empty or not a list, or the
+            activation is unknown.
     """
 
     def __init__(
@@ -250,8 +257,8 @@ class Probe:
     def measure(self, *inputs: Any, **keywords: Any) -> dict[str, float]:
         """Run the module on a batch and return its metrics, or {} when not due.
 
-        The pass has no gradient and is in evaluation mode, so that it changes no running
-        statistics; every submodule's mode is restored. `Record.metrics` lists the names.
+        The pass has no gradient and is in evaluation mode, so running statistics do not change;
+        every submodule's mode is restored. `Record.metrics` lists the names.
         """
         due = self.due
         self.calls += 1
@@ -264,10 +271,10 @@ class Probe:
 
     @contextlib.contextmanager
     def recording(self, *, gradient: bool = False) -> Iterator[Record]:
-        """Record every call that reaches the layers inside the `with` block, however it is made.
+        """Record every call of the layers inside the `with` block, also direct calls of submodules.
 
-        Outputs are copied as they appear, so activations may work in place. With `gradient=True`
-        the copies stay in the autograd graph. The record may be read in the block and after it.
+        Outputs are copied at once, so activations may work in place. With `gradient=True` the
+        copies stay in the autograd graph. The record may be read in the block and after it.
         """
         record = Record(self._layers, self._options, gradient=gradient)
         hooks = record.attach()
@@ -287,7 +294,7 @@ class Capture:
 
     @property
     def preactivations(self) -> Tensor:
-        """(rows, units): of the last hidden layer, or of all layers asked for, joined."""
+        """(rows, units) of the last hidden layer, or of all requested layers, concatenated."""
         return self._record.preactivations if self._last else self._record.all_preactivations
 
 
@@ -301,8 +308,8 @@ def capture_preactivations(
             logits = agent.actor(obs)
         loss = loss + pfo_coef * pfo_loss(captured.preactivations, old_preactivations)
 
-    They are copies, so activations may work in place. Under `torch.no_grad()` the same block gives
-    the old pre-activations while the rollout is collected.
+    Pre-activations are copies, so activations may work in place. During the rollout, under
+    `torch.no_grad()`, the same block gives the old pre-activations.
 
     Args:
         module: any module.
@@ -336,7 +343,7 @@ class _Call:
 
 @dataclasses.dataclass(frozen=True)
 class _Layers:
-    """Which submodules of a module are recorded."""
+    """The submodules of a module that are recorded."""
 
     module: nn.Module
     submodules: dict[str, nn.Module]
@@ -347,7 +354,7 @@ class _Layers:
     def of(
         cls, module: nn.Module, names: Sequence[str] | None, activation: str | None
     ) -> "_Layers":
-        """Check the names of layers and activation against what there is."""
+        """Return the layers of a module after a check of all names."""
         if isinstance(names, str):
             raise ValueError(f"layers is {names!r}, must be a list of names: [{names!r}]")
         chosen = None if names is None else tuple(names)
@@ -361,17 +368,17 @@ class _Layers:
         return cls(module, submodules, chosen, activation)
 
     def ends_wait(self, name: str) -> bool:
-        """Whether an activation after this submodule belongs to no earlier layer."""
+        """Return whether a layer before this submodule no longer waits for its activation."""
         return self.is_recorded(name) or isinstance(self.submodules[name], (nn.Linear, _ConvNd))
 
     def is_recorded(self, name: str) -> bool:
-        """Whether its output is copied."""
+        """Return whether the output of this submodule is copied."""
         if self.names is not None:
             return name in self.names
         return isinstance(self.submodules[name], (nn.Linear, _ConvNd))
 
     def hidden(self, calls: dict[str, list[_Call]]) -> list[str]:
-        """Return the names of layers that count, of those that ran."""
+        """Return the names of the hidden or requested layers among those that ran."""
         if self.names is not None:
             return list(calls)
         if self.activation is not None:
@@ -379,7 +386,7 @@ class _Layers:
         return [name for name, made in calls.items() if made[0].features is not None]
 
     def why_none(self, calls: Mapping[str, object]) -> str:
-        """Return what to do where no layer counts."""
+        """Return the reason why no layer counts, and the remedy."""
         if self.names is None and not any(map(self.is_recorded, self.submodules)):
             kind = type(self.module).__name__
             return f"{kind} has no Linear or convolution: name the layers (layers=)"
@@ -391,9 +398,10 @@ class _Layers:
 
 
 def _check_name(name: str, submodules: dict[str, nn.Module]) -> None:
+    """Raise `ValueError` with the nearest name if there is no such submodule."""
     if name in submodules:
         return
-    weighted = [key for key, each in submodules.items() if isinstance(each, (nn.Linear, _ConvNd))]
+    weighted = [key for key, part in submodules.items() if isinstance(part, (nn.Linear, _ConvNd))]
     below = [key for key in submodules if key]
     known = weighted or below
     if not known:
@@ -404,7 +412,7 @@ def _check_name(name: str, submodules: dict[str, nn.Module]) -> None:
 
 
 def _is_activation(module: nn.Module) -> bool:
-    """Whether it is or extends an activation of torch, or says so (`units.activation_name`)."""
+    """Return whether a module extends an activation of torch or has a name (`activation_name`)."""
     if activation_name(module) is not None:
         return True
     sources = {kind.__module__ for kind in type(module).__mro__}
@@ -413,7 +421,7 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def _joined(calls: list[_Call], activation: str | None) -> Layer:
-    """Put the calls of one layer below each other."""
+    """Return one layer with the rows of all its calls, first call first."""
     first = calls[0]
     weighted_rows = isinstance(first.module, nn.Linear)
     has_positions = isinstance(first.module, _ConvNd) or (
@@ -421,9 +429,9 @@ def _joined(calls: list[_Call], activation: str | None) -> Layer:
     )
 
     def rows(tensors: list[Tensor]) -> Tensor:
-        return torch.cat(
-            [each if has_positions else each.reshape(-1, each.shape[-1]) for each in tensors]
-        )
+        if not has_positions:
+            tensors = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]  # (rows, units)
+        return torch.cat(tensors)  # (rows of all calls, ...)
 
     preactivations = rows([call.preactivations for call in calls])
     after = [call.features for call in calls if call.features is not None]
@@ -436,17 +444,18 @@ def _joined(calls: list[_Call], activation: str | None) -> Layer:
 
 
 def _joint_norm(layers: list[Layer]) -> Tensor:
-    squares = [layer.preactivations.flatten(1).square().sum(1) for layer in layers]
-    return torch.stack(squares).sum(0).sqrt().mean()
+    """Return the mean norm of the rows of all layers, concatenated."""
+    squares = [layer.preactivations.flatten(1).square().sum(1) for layer in layers]  # (rows,) each
+    return torch.stack(squares).sum(0).sqrt().mean()  # over (layers, rows)
 
 
 @contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """Hold the module in evaluation mode and restore each submodule's own mode."""
-    modes = [(each, each.training) for each in module.modules()]
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for each, training in modes:
-            each.training = training
+        for part, training in modes:
+            part.training = training

@@ -1,9 +1,9 @@
-"""The toy problem of the paper and its extension: why clipping holds only for full-rank features.
+"""The toy problem of the paper and its extension: clipping works only for full-rank features.
 
-PPO clips each state on its own: where the probability ratio has left the trust region, the state's
-own gradient is zero. A linear policy on shared features still moves such a state, because a step on
-x changes the logits at y by the learning rate times φ(x)·φ(y) times the gradient at x.
-Moalla et al. 2024, arXiv 2405.00662, figure 5.
+PPO clips each state on its own: once the probability ratio has left the trust region, the gradient
+of that state is zero. A linear policy on shared features still moves such a state: a step on x
+changes the logits at y by the learning rate times φ(x)·φ(y) times the gradient at x. Moalla et al.
+2024, arXiv 2405.00662, figure 5.
 """
 
 import dataclasses
@@ -21,7 +21,8 @@ ALPHAS = (3.0, -2.0, -1.0)  # figure 5 shows the first two
 SHOWN_STEPS = (4, 10, 20)
 RANKS = (1, 2, 4, 8, 16, 32)
 CLIP_COEF = 0.1
-ABOVE, BELOW = 1.12, 0.9  # one step of the full-rank problem beyond the upper clip; the lower clip
+ABOVE = 1.12  # one step of the full-rank problem beyond the upper clip
+BELOW = 0.9  # the lower clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +37,10 @@ class TwoStates:
 
 @dataclasses.dataclass(frozen=True)
 class RankResult:
-    """What clipping let through for features of one rank."""
+    """Ratios outside the clip range, for features of one rank."""
 
     rank: int
-    max_ratio: float  # greatest ratio of a seed, mean over seeds
+    max_ratio: float  # greatest ratio of a seed, averaged over seeds
     above: float  # share of states with a ratio over ABOVE, 0 to 1
     below: float  # share of states with a ratio under BELOW, 0 to 1
 
@@ -52,13 +53,13 @@ def two_states(alpha: float, *, steps: int = 20, learning_rate: float = 1.5) -> 
         steps: gradient steps, each on one state.
         learning_rate: of SGD.
     """
-    # The order of draws (weights, x) is that of the paper's script, which starts from seed 1.
+    # The paper's script draws in this order (weights, x) and from seed 1.
     generator = torch.Generator().manual_seed(1)
-    weights = torch.empty(1, 2, 1).uniform_(-1, 1, generator=generator)
+    weights = torch.empty(1, 2, 1).uniform_(-1, 1, generator=generator)  # (1, actions, 1)
     feature = torch.randn(1, generator=generator)
-    features = torch.stack((feature, alpha * feature))[None]  # (1, 2 states, 1)
+    features = torch.stack((feature, alpha * feature))[None]  # (1, states, 1)
     old = probabilities(weights, features)
-    ratios = [torch.ones(2)]
+    ratios = [torch.ones(2)]  # (states,) each
     for step in range(steps):
         clipped_step(weights, features[:, step % 2], old[:, step % 2], learning_rate)
         ratios.append((probabilities(weights, features) / old)[0])
@@ -78,27 +79,21 @@ def ranks(
     passes: int = 300,
     learning_rate: float = 0.02,
 ) -> list[RankResult]:
-    """Train `num_states` states with features of each rank until clipping has stopped every one.
+    """Train `num_states` states with features of each rank until clipping has stopped all states.
 
-    Two actions, advantage +1 for the first in all states, weights from zero, SGD on one state after
-    the other. Features are the rows of an orthonormal basis (num_states, rank), scaled to a mean
-    norm of 2; at rank `num_states` they are orthogonal. All ranks and seeds train side by side, in
-    float64: the clip's threshold amplifies rounding.
+    There are two actions with advantage +1 for the first in all states. Weights start at zero; SGD
+    takes one state after the other. All ranks and seeds train side by side, in float64, because the
+    clip's threshold amplifies rounding errors.
     """
-    features = torch.zeros(len(ranks), num_seeds, num_states, num_states, dtype=torch.float64)
-    for position, rank in enumerate(ranks):
-        for seed in range(num_seeds):
-            generator = torch.Generator().manual_seed(seed)
-            drawn = torch.randn(num_states, rank, generator=generator)
-            basis = torch.linalg.qr(drawn.double())[0]
-            features[position, seed, :, :rank] = basis * 2 / basis.norm(dim=1).mean()
-    features = features.flatten(0, 1)  # (ranks * seeds, states, features)
-    weights = features.new_zeros(len(features), 2, num_states)
-    old = probabilities(weights, features)
+    by_rank = [_orthonormal_features(rank, num_states, num_seeds) for rank in ranks]
+    features = torch.cat(by_rank)  # (ranks * seeds, states, features)
+    weights = features.new_zeros(len(features), 2, num_states)  # (ranks * seeds, actions, features)
+    old = probabilities(weights, features)  # (ranks * seeds, states)
     for _ in range(passes):
         for state in range(num_states):
             clipped_step(weights, features[:, state], old[:, state], learning_rate)
-    ratios = (probabilities(weights, features) / old).view(len(ranks), num_seeds, num_states)
+    ratios = probabilities(weights, features) / old  # (ranks * seeds, states)
+    ratios = ratios.view(len(ranks), num_seeds, num_states)  # (ranks, seeds, states)
     return [
         RankResult(
             rank,
@@ -110,6 +105,21 @@ def ranks(
     ]
 
 
+def _orthonormal_features(rank: int, num_states: int, num_seeds: int) -> Tensor:
+    """Return the features of one rank for each seed, (seeds, states, features).
+
+    They are the rows of an orthonormal basis (states, rank), scaled to a mean norm of 2 and padded
+    with zeros; at rank `num_states` they are orthogonal.
+    """
+    features = torch.zeros(num_seeds, num_states, num_states, dtype=torch.float64)
+    for seed in range(num_seeds):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(num_states, rank, generator=generator)
+        basis = torch.linalg.qr(drawn.double())[0]  # (states, rank)
+        features[seed, :, :rank] = basis * 2 / basis.norm(dim=1).mean()
+    return features
+
+
 def probabilities(weights: Tensor, features: Tensor) -> Tensor:
     """Return the first action's probability in all states, (problems, states).
 
@@ -117,33 +127,33 @@ def probabilities(weights: Tensor, features: Tensor) -> Tensor:
         weights: (problems, 2, size).
         features: (problems, states, size).
     """
-    return torch.softmax(features @ weights.mT, -1)[..., 0]
+    return torch.softmax(features @ weights.mT, -1)[..., 0]  # (problems, states)
 
 
 def clipped_step(weights: Tensor, feature: Tensor, old: Tensor, learning_rate: float) -> None:
-    """Do one step of SGD in place on -min(r, clip(r)) with advantage +1 for the first action.
+    """Do one step of SGD on -min(r, clip(r)) with advantage +1 for the first action, in place.
 
     Args:
-        weights: (problems, 2, size) changed.
-        feature: (problems, size) of the one state of each problem.
+        weights: (problems, 2, size), changed in place.
+        feature: (problems, size) of one state of each problem.
         old: (problems,) the first action's probability at the start.
         learning_rate: of SGD.
     """
     policy = torch.softmax((weights * feature[:, None]).sum(-1), -1)  # (problems, 2)
-    ratio = policy[:, 0] / old
-    ratio = ratio * (ratio < 1 + CLIP_COEF)  # beyond it the objective is flat
-    gradient = ratio[:, None] * (torch.tensor([1.0, 0.0]) - policy)  # d r / d logits
-    weights += learning_rate * gradient[..., None] * feature[:, None]
+    ratio = policy[:, 0] / old  # (problems,)
+    ratio = ratio * (ratio < 1 + CLIP_COEF)  # beyond the clip the objective is flat
+    gradient = ratio[:, None] * (torch.tensor([1.0, 0.0]) - policy)  # (problems, 2) dr / d logits
+    weights += learning_rate * gradient[..., None] * feature[:, None]  # (problems, 2, size)
 
 
 def draw(runs: Sequence[TwoStates], results: Sequence[RankResult], path: str | Path) -> None:
-    """Draw ratios over steps for every alpha, and the violations by rank; needs matplotlib."""
+    """Draw ratios over steps for every alpha and violations by rank; needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * (len(runs) + 1), 3.2), layout="constrained")
     *panels, last = figure.subplots(1, len(runs) + 1)
     for panel, run in zip(panels, runs, strict=True):
-        _draw_run(panel, run)
+        _draw_ratios(panel, run)
     last.bar([str(result.rank) for result in results], [100 * result.above for result in results])
     last.set(
         xlabel="rank of the features", ylabel=f"states with r > {ABOVE} (%)", title="32 states"
@@ -151,7 +161,8 @@ def draw(runs: Sequence[TwoStates], results: Sequence[RankResult], path: str | P
     figure.savefig(path, dpi=150)
 
 
-def _draw_run(panel: "Axes", run: TwoStates) -> None:
+def _draw_ratios(panel: "Axes", run: TwoStates) -> None:
+    """Draw the ratios of both states over the steps of one run."""
     for label, ratios in zip(("x", "y"), zip(*run.ratios, strict=True), strict=True):
         panel.plot(range(len(ratios)), ratios, marker=".", label=f"r({label})")
     panel.axhline(1 + CLIP_COEF, color="grey", linestyle="--", linewidth=1, label="clip")

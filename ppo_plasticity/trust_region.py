@@ -1,8 +1,8 @@
-"""How far a policy moved from the one that collected the batch, seen through sampled actions.
+"""Change of a policy since it collected the batch, estimated from the sampled actions.
 
-Everything is computed from log ratios log pi_new(a|s) - log pi_old(a|s) of shape (..., N), actions
-drawn from pi_old, and has shape (...). A boolean `valid` mask (..., N) leaves rows out. A NaN in a
-row that counts makes every statistic NaN. Most statistics are those of Moalla et al. 2024.
+All statistics are computed from log ratios log pi_new(a|s) - log pi_old(a|s) of shape (..., N) with
+actions drawn from pi_old, and have shape (...). A boolean `valid` mask (..., N) leaves rows out. A
+NaN in a row that counts makes every statistic NaN. Most statistics are those of Moalla et al. 2024.
 """
 
 import collections
@@ -19,17 +19,18 @@ def ratio_statistics(
 ) -> dict[str, Tensor]:
     """Return statistics of the probability ratio r = exp(log_ratio), each of shape (...).
 
-    `ratio_mean`, `ratio_std` (unbiased; NaN for one row), `ratio_min`, `ratio_max`;
-    `ratio_{above,below}_{mean,count,fraction}` over {r > 1 + clip_coef} and {r < 1 - clip_coef},
-    where an empty set, and so no rows at all, has count 0, fraction 0 and mean NaN;
-    `ratio_outside_fraction`, the share in either; `excess_ratio`, the above mean over the below
-    mean, NaN when either set is empty;
-    `effective_sample_size` of the importance weights r as a share of the rows, in 1/N ... 1;
-    `total_variation`, mean |r - 1| / 2; and the estimators of KL(old || new) (Schulman 2020)
-    `kl_k1` = mean(-log r), `kl_k2` = mean(log^2 r) / 2, `kl_k3` = mean(r - 1 - log r).
+    - `ratio_mean`, `ratio_std` (unbiased; NaN for one row), `ratio_min`, `ratio_max`;
+    - `ratio_{above,below}_{mean,count,fraction}` over {r > 1 + clip_coef} and {r < 1 - clip_coef}:
+      an empty set, also without any rows, has count 0, fraction 0 and mean NaN;
+    - `ratio_outside_fraction`, the share in either set;
+    - `excess_ratio`, the above mean over the below mean, NaN if either set is empty;
+    - `effective_sample_size` of the importance weights r as a share of the rows, in 1/N ... 1;
+    - `total_variation`, mean |r - 1| / 2;
+    - the estimators of KL(old || new) (Schulman 2020) `kl_k1` = mean(-log r),
+      `kl_k2` = mean(log^2 r) / 2, `kl_k3` = mean(r - 1 - log r).
     """
-    if log_ratio.shape[-1] == 0:  # as if there were one row that does not count
-        log_ratio = log_ratio.new_zeros((*log_ratio.shape[:-1], 1))
+    if log_ratio.shape[-1] == 0:  # no rows: the same as a single row that does not count
+        log_ratio = log_ratio.new_zeros((*log_ratio.shape[:-1], 1))  # (..., 1)
         valid = torch.zeros_like(log_ratio, dtype=torch.bool)
     valid = torch.ones_like(log_ratio, dtype=torch.bool) if valid is None else valid
     ratio = log_ratio.exp()
@@ -47,8 +48,8 @@ def ratio_statistics(
         "kl_k3": _mean(torch.expm1(log_ratio) - log_ratio, valid),
     }
     statistics["excess_ratio"] = statistics["ratio_above_mean"] / statistics["ratio_below_mean"]
-    poisoned = (log_ratio.isnan() & valid).any(-1)
-    return {name: torch.where(poisoned, math.nan, value) for name, value in statistics.items()}
+    has_nan = (log_ratio.isnan() & valid).any(-1)  # (...)
+    return {name: torch.where(has_nan, math.nan, value) for name, value in statistics.items()}
 
 
 def clipped_fraction(
@@ -56,31 +57,31 @@ def clipped_fraction(
 ) -> Tensor:
     """Return the share of rows whose clipped term is strictly the smaller one, shape (...).
 
-    Those are r > 1 + clip_coef with a positive and r < 1 - clip_coef with a negative advantage:
-    the rows that get no gradient from PPO-Clip. Not the share with r outside the interval, which
-    `ratio_statistics` calls `ratio_outside_fraction`. Advantages have the shape of `log_ratio`.
+    These are the rows without gradient from PPO-Clip: r > 1 + clip_coef with a positive advantage
+    and r < 1 - clip_coef with a negative one. The share of r outside the interval, whatever the
+    advantage, is `ratio_outside_fraction` of `ratio_statistics`. Advantages have the shape of
+    `log_ratio`.
     """
     valid = torch.ones_like(log_ratio, dtype=torch.bool) if valid is None else valid
     ratio = log_ratio.exp()
     clipped = (ratio > 1 + clip_coef) & (advantages > 0)
     clipped = clipped | ((ratio < 1 - clip_coef) & (advantages < 0))
-    poisoned = ((log_ratio.isnan() | advantages.isnan()) & valid).any(-1)
-    return torch.where(poisoned, math.nan, _fraction(clipped & valid, valid))
+    has_nan = ((log_ratio.isnan() | advantages.isnan()) & valid).any(-1)  # (...)
+    return torch.where(has_nan, math.nan, _fraction(clipped & valid, valid))
 
 
 class ExcessRatio:
-    """The excess ratio of one run, kept while it trains (Moalla et al. 2024, figure 6).
+    """The excess ratio of one run, accumulated during training (Moalla et al. 2024, figure 6).
 
-    It is the mean of `excess_ratio` over the measurements that have one (both conditional sets
-    were populated) in a window of `window` of training that ends at the last of them. Where that
-    window holds fewer than `minimum` measurements it slides back to the last measurement at which
-    it held enough. Its floor is (1 + clip_coef) / (1 - clip_coef), since both terms are means of
-    what lies beyond the interval.
+    It is the mean of `excess_ratio` over a window that is a share `window` of training and ends at
+    the last measurement. Measurements with an empty conditional set do not count. If the window
+    holds fewer than `minimum` measurements, the value is that of the last window with enough. It is
+    at least (1 + clip_coef) / (1 - clip_coef), because both terms are means beyond the interval.
 
     Args:
         total_steps: length of training, in the unit of the `step` given to `add`.
         window: width of the window as a share of training.
-        minimum: fewest measurements to average.
+        minimum: smallest number of measurements to average.
     """
 
     def __init__(self, total_steps: float, *, window: float = 0.05, minimum: int = 10) -> None:
@@ -95,7 +96,7 @@ class ExcessRatio:
         return self._value
 
     def add(self, step: float, excess_ratio: float) -> None:
-        """Take one measurement; steps must not decrease, and NaN (an empty set) is skipped."""
+        """Add one measurement; steps must not decrease, and NaN (an empty set) is skipped."""
         if math.isnan(excess_ratio):
             return
         points = self._points
@@ -106,18 +107,19 @@ class ExcessRatio:
             self._value = math.fsum(ratio for _, ratio in points) / len(points)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, in plain Python types."""
+        """Return the state for a resumed run, in plain Python types."""
         return {"points": [list(point) for point in self._points], "value": self._value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of an accumulator with the same settings."""
+        """Restore the `state_dict` of an accumulator with the same settings."""
         self._points = collections.deque((step, ratio) for step, ratio in state["points"])
         self._value = state["value"]
 
 
 def _moments(ratio: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Return mean, standard deviation, minimum and maximum of the rows that count."""
     mean = _mean(ratio, valid)
-    squares = torch.where(valid, ratio - mean[..., None], 0.0).square().sum(-1)
+    squares = torch.where(valid, ratio - mean[..., None], 0.0).square().sum(-1)  # (...)
     degrees = (valid.sum(-1) - 1).clamp_min(0)  # 0 / 0 is NaN: one row has no spread
     empty = ~valid.any(-1)
     return {
@@ -129,6 +131,7 @@ def _moments(ratio: Tensor, valid: Tensor) -> dict[str, Tensor]:
 
 
 def _conditional(name: str, ratio: Tensor, chosen: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Return mean, count and share of the chosen rows."""
     return {
         f"{name}_mean": _mean(ratio, chosen),
         f"{name}_count": chosen.sum(-1).to(ratio.dtype),
@@ -137,7 +140,7 @@ def _conditional(name: str, ratio: Tensor, chosen: Tensor, valid: Tensor) -> dic
 
 
 def _effective_sample_size(log_ratio: Tensor, valid: Tensor) -> Tensor:
-    """Return (sum r)^2 / (N sum r^2), of ratios over the largest because r^2 overflows first."""
+    """Return (sum r)^2 / (N sum r^2); ratios are divided by the largest, so r^2 cannot overflow."""
     logs = torch.where(valid, log_ratio, -math.inf)
     weights = (logs - logs.amax(-1, keepdim=True)).exp()
     return weights.sum(-1).square() / (weights.square().sum(-1) * valid.sum(-1))

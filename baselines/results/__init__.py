@@ -1,1 +1,1 @@
-"""What is made of finished runs: curves, figures, reports, statistics. It imports no PyTorch."""
+"""Curves, figures, reports and statistics of finished runs; nothing here imports PyTorch."""

@@ -1,11 +1,11 @@
-"""Learning curves: one metric of runs in bins of steps, and the mean over the runs of a group.
+"""Learning curves: one metric of runs in bins of steps, and its mean over the runs of a group.
 
-A metric that is a mean over the episodes of an iteration is averaged over those of a bin; every
-other is averaged over the iterations. Groups are runs of one algorithm and the same settings.
+A metric that is a mean over the episodes of an iteration is averaged over the episodes of a bin.
+Every other metric is averaged over the iterations. The runs of a group have the same algorithm and
+the same settings.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -14,32 +14,19 @@ import numpy as np
 
 from baselines.errors import UsageError, expected
 from baselines.results import stats
-from baselines.results.report import by_env, labels, read_runs, settings
-from baselines.results.series import (
-    FINAL_SHARE,
-    RETURN,
-    WALL_CLOCK,
-    Array,
-    RunSeries,
-    Series,
-    metric_names,
-    on_grid,
-)
+from baselines.results.groups import by_env, group_across_envs, read_runs
+from baselines.results.metrics import EPISODE_COUNT, EPISODE_MEANS, WALL_CLOCK
+from baselines.results.series import FINAL_SHARE, RunSeries, Series, metric_names, on_grid
+from baselines.results.stats import Array
 
-WIN_RATE = "charts/win_rate"
-EPISODES = "charts/episodes"
-EPISODE_MEANS = {
-    *(WIN_RATE, RETURN, "charts/episodic_length"),
-    *("charts/draw_rate", "charts/timeout_rate"),
-}
-BINS = 50  # at most, where the width is not given
-STATISTICS = {"mean": stats.mean, "iqm": stats.iqm}
-Statistic = Literal["mean", "iqm"]
+BINS = 50  # at most, if no width is given
+AGGREGATES = {"mean": stats.mean, "iqm": stats.iqm}
+Aggregate = Literal["mean", "iqm"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
-    """One run's learning curve; arrays are (bins,), those in which the metric has a value."""
+class LearningCurve:
+    """One run's learning curve; arrays are (bins,), only bins in which the metric has a value."""
 
     run: RunSeries
     steps: Array  # the middle of each bin, environment steps
@@ -49,12 +36,12 @@ class Curve:
 
     @property
     def total_seconds(self) -> float:
-        """Wall-clock of the whole run, 0 where it logged none."""
+        """Wall-clock of the whole run, 0 if it logged none."""
         return float(self.run[WALL_CLOCK].values[-1])
 
     @property
     def steps_per_second(self) -> float:
-        """Environment steps a second, NaN where the run logged no times."""
+        """Environment steps per second, NaN if the run logged no times."""
         return self.run.last_step / self.total_seconds if self.total_seconds else math.nan
 
     def area(self, limit: float) -> float:
@@ -66,22 +53,22 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """A statistic over runs and its bootstrap interval, where all of them have values."""
+    """An aggregate over runs and its bootstrap interval, at the points that all runs reach."""
 
     at: Array  # (points,) steps or seconds
     centre: Array  # (points,)
-    low: Array  # (points,) NaN for a lone run
+    low: Array  # (points,) NaN for a single run
     high: Array  # (points,)
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class CurveGroup:
     """Runs of one algorithm with the same settings in one environment."""
 
     label: str
-    curves: Sequence[Curve]  # by seed
+    curves: Sequence[LearningCurve]  # by seed
     over_steps: Band
-    over_seconds: Band  # no points where no times were logged
+    over_seconds: Band  # no points if no times were logged
 
     @property
     def finals(self) -> Array:
@@ -90,34 +77,39 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
-class Environment:
+class EnvironmentCurves:
     """All groups of one environment, on the same bins."""
 
-    id: str
+    env_id: str
     bin_steps: int
-    groups: Sequence[Group]
+    groups: Sequence[CurveGroup]
+
+    @property
+    def curves(self) -> list[LearningCurve]:
+        """The curves of all groups."""
+        return [curve for group in self.groups for curve in group.curves]
 
     @property
     def last_step(self) -> int:
-        """How far the longest run came, in environment steps."""
-        return max(curve.run.last_step for group in self.groups for curve in group.curves)
+        """The environment steps of the longest run."""
+        return max(curve.run.last_step for curve in self.curves)
 
     @property
     def common_steps(self) -> float:
-        """Up to where all runs have values: areas end there."""
-        return min(float(curve.steps[-1]) for group in self.groups for curve in group.curves)
+        """The last step up to which all runs have values; areas end there."""
+        return min(float(curve.steps[-1]) for curve in self.curves)
 
 
 # Reading and grouping ----------------------------------------------------------------------------
 
 
 def read_metric(paths: Sequence[str], metric: str) -> list[RunSeries]:
-    """Return the runs that folders name, with what curves of a metric need.
+    """Return the runs in folders, with all series that curves of a metric need.
 
     Raises:
         UsageError: there are no runs, none has logged anything, or none has the metric.
     """
-    runs = read_runs(paths, (metric, EPISODES, WALL_CLOCK))
+    runs = read_runs(paths, (metric, EPISODE_COUNT, WALL_CLOCK))
     if not any(len(run[metric]) for run in runs):
         known = set().union(*(metric_names(run.path) for run in runs))
         raise UsageError(expected("metric", metric, known))
@@ -128,69 +120,43 @@ def make_curves(
     runs: Sequence[RunSeries],
     metric: str,
     *,
-    statistic: Statistic = "mean",
+    statistic: Aggregate = "mean",
     bin_steps: int = 0,
     fields: Sequence[str] = (),
-) -> list[Environment]:
+) -> list[EnvironmentCurves]:
     """Return the groups of each environment, with their curves.
 
     Args:
         runs: those without the metric, or shorter than half a bin, are left out.
         metric: its name.
         statistic: over the runs of a group.
-        bin_steps: width of a bin; 0 for a round one that gives at most 50.
-        fields: settings that labels name; those that differ unless any are given.
+        bin_steps: width of a bin; 0 for a round number that gives at most 50 bins.
+        fields: settings that labels name; without any, those that differ.
 
     Raises:
         UsageError: no run has a setting of `fields`.
     """
-    named = {run.path: label for label, some in label_runs(runs, fields).items() for run in some}
+    by_label = group_across_envs(runs, fields)
+    label_of = {run.path: label for label, members in by_label.items() for run in members}
     environments = []
     for env_id, members in by_env(runs).items():
         width = bin_steps or bin_width(members)
         curves = [make_curve(run, metric, width) for run in members if len(run[metric])]
-        groups: dict[str, list[Curve]] = {}
+        groups: dict[str, list[LearningCurve]] = {}
         for curve in sorted(curves, key=lambda curve: curve.run.seed):
             if len(curve.steps):
-                groups.setdefault(named[curve.run.path], []).append(curve)
+                groups.setdefault(label_of[curve.run.path], []).append(curve)
         if groups:
             made = [make_group(label, groups[label], statistic, width) for label in sorted(groups)]
-            environments.append(Environment(env_id, width, made))
+            environments.append(EnvironmentCurves(env_id, width, made))
     return environments
-
-
-def label_runs(runs: Sequence[RunSeries], fields: Sequence[str] = ()) -> dict[str, list[RunSeries]]:
-    """Return runs by algorithm and, where these differ, settings; environments do not part them.
-
-    Raises:
-        UsageError: no run has a setting of `fields`.
-    """
-    known = set().union(*map(settings, runs))
-    for field in fields:
-        if field not in known:
-            raise UsageError(expected("setting", field, known))
-    found = {}
-    for algorithm in dict.fromkeys(run.record["algorithm"] for run in runs):
-        alike: dict[str, list[RunSeries]] = {}
-        for run in runs:
-            if run.record["algorithm"] == algorithm:
-                alike.setdefault(json.dumps(_own(run), sort_keys=True), []).append(run)
-        given = [_own(members[0]) for members in alike.values()]
-        for name, members in zip(labels(given, fields), alike.values(), strict=True):
-            found[algorithm if name == algorithm else f"{algorithm}, {name}"] = members
-    return found
-
-
-def _own(run: RunSeries) -> dict[str, Any]:
-    """Return the settings by which runs are grouped."""
-    return {name: value for name, value in settings(run).items() if name != "env"}
 
 
 # One run -----------------------------------------------------------------------------------------
 
 
 def bin_width(runs: Sequence[RunSeries], bins: int = BINS) -> int:
-    """Return a round number of steps: at most `bins` of them, none shorter than an iteration."""
+    """Return a round width in steps: at most `bins` bins, none shorter than an iteration."""
     longest = max(run.last_step for run in runs)
     iterations = [np.diff(run[WALL_CLOCK].steps, prepend=0).max(initial=1) for run in runs]
     least = max(longest / bins, *iterations)
@@ -198,27 +164,28 @@ def bin_width(runs: Sequence[RunSeries], bins: int = BINS) -> int:
     return int(next(step * power for step in (1, 2, 5, 10) if step * power >= least))
 
 
-def make_curve(run: RunSeries, metric: str, width: int) -> Curve:
+def make_curve(run: RunSeries, metric: str, width: int) -> LearningCurve:
     """Return a run's curve in bins (k width, (k + 1) width].
 
-    An iteration counts in the bin in which it ends. The last bin counts if the run has done half.
+    An iteration counts in the bin in which it ends. The last bin counts if the run has done half of
+    it.
     """
     points, weights = run[metric], episode_weights(run, metric)
-    bins = np.maximum(np.ceil(points.steps / width).astype(np.int64) - 1, 0)
-    weight = np.bincount(bins, weights)
-    total = np.bincount(bins, weights * points.values)
+    bins = np.maximum(np.ceil(points.steps / width).astype(np.int64) - 1, 0)  # (points,)
+    weight = np.bincount(bins, weights)  # (bins,)
+    total = np.bincount(bins, weights * points.values)  # (bins,)
     steps = (np.arange(len(weight)) + 0.5) * width
     kept = (weight > 0) & (steps <= run.last_step)
     clock = run[WALL_CLOCK]
     seconds = np.interp(steps, [0, *clock.steps], [0, *clock.values])
     values = total[kept] / weight[kept]
-    return Curve(run, steps[kept], seconds[kept], values, final_value(run, metric))
+    return LearningCurve(run, steps[kept], seconds[kept], values, curve_end(run, metric))
 
 
-def final_value(run: RunSeries, metric: str) -> float:
+def curve_end(run: RunSeries, metric: str) -> float:
     """Return a metric's mean over the last 5 % of the steps that a run has done.
 
-    It is its last value where there is none in that window.
+    If the metric has no value in that window, it is the last value.
     """
     points, weights = run[metric], episode_weights(run, metric)
     window = points.steps > (1 - FINAL_SHARE) * run.last_step
@@ -228,8 +195,8 @@ def final_value(run: RunSeries, metric: str) -> float:
 
 
 def episode_weights(run: RunSeries, metric: str) -> Array:
-    """Return what each point of a metric weighs in a mean, (points,): its episodes, or one."""
-    points, episodes = run[metric], run[EPISODES]
+    """Return the weight of each point of a metric in a mean, (points,): its episodes, or one."""
+    points, episodes = run[metric], run[EPISODE_COUNT]
     if metric not in EPISODE_MEANS or not len(episodes):
         return np.ones(len(points))
     return np.interp(points.steps, episodes.steps, episodes.values)
@@ -238,8 +205,10 @@ def episode_weights(run: RunSeries, metric: str) -> Array:
 # A group -----------------------------------------------------------------------------------------
 
 
-def make_group(label: str, curves: Sequence[Curve], statistic: Statistic, width: int) -> Group:
-    """Return a group with its bands; bins in which a run has no value are bridged."""
+def make_group(
+    label: str, curves: Sequence[LearningCurve], statistic: Aggregate, width: int
+) -> CurveGroup:
+    """Return a group with its bands; bins in which a run has no value are interpolated."""
     last = max(curve.steps[-1] for curve in curves)
     steps = np.arange(0.5 * width, last + 1, width)
     rows = [
@@ -252,27 +221,27 @@ def make_group(label: str, curves: Sequence[Curve], statistic: Statistic, width:
         over_seconds = make_band(seconds, rows, statistic)
     else:
         over_seconds = make_band(np.empty(0), np.empty((len(curves), 0)), statistic)
-    return Group(label, curves, over_steps, over_seconds)
+    return CurveGroup(label, curves, over_steps, over_seconds)
 
 
-def make_band(at: Array, rows: Array, statistic: Statistic) -> Band:
-    """Return a statistic over runs (runs, points) and its interval, where no run has NaN."""
-    shared = np.isfinite(rows).all(axis=0)
-    at, scores = at[shared], rows[:, None, shared]
+def make_band(at: Array, rows: Array, statistic: Aggregate) -> Band:
+    """Return an aggregate over runs (runs, points) and its interval, at points without NaN."""
+    shared = np.isfinite(rows).all(axis=0)  # (points,)
+    at, scores = at[shared], rows[:, None, shared]  # (runs, 1 task, points)
     if not len(at):
         return Band(at, at, at, at)
-    function = STATISTICS[statistic]
+    function = AGGREGATES[statistic]
     return Band(at, function(scores), *interval(scores, function))
 
 
 def interval(
     scores: Array | tuple[Array, ...], statistic: Callable[..., Any]
 ) -> tuple[Array, Array]:
-    """Return the bootstrap interval of a statistic over runs, NaN where there is a lone run.
+    """Return the bootstrap interval of a statistic over runs, NaN for a single run.
 
     Args:
         scores: (runs, tasks, ...), or a tuple of such matrices.
-        statistic: what `stats.stratified_bootstrap` takes.
+        statistic: as for `stats.stratified_bootstrap`.
     """
     matrices = scores if isinstance(scores, tuple) else (scores,)
     if min(map(len, matrices)) < 2:
@@ -284,14 +253,17 @@ def interval(
 # Several environments ----------------------------------------------------------------------------
 
 
-def score_matrices(environments: Sequence[Environment]) -> dict[str, Array]:
-    """Return final values (runs, environments) by label, of groups with as many runs in each."""
+def score_matrices(environments: Sequence[EnvironmentCurves]) -> dict[str, Array]:
+    """Return final values (runs, environments) of groups with equally many runs in each, by label.
+
+    Groups that are missing in an environment are left out.
+    """
     found: dict[str, list[Array]] = {}
     for environment in environments:
         for group in environment.groups:
             found.setdefault(group.label, []).append(group.finals)
     return {
-        label: np.concatenate(finals, axis=1)
+        label: np.concatenate(finals, axis=1)  # (runs, environments)
         for label, finals in found.items()
-        if len(finals) == len(environments) and len({len(one) for one in finals}) == 1
+        if len(finals) == len(environments) and len({len(scores) for scores in finals}) == 1
     }

@@ -1,155 +1,120 @@
-"""The figures of "No Representation, No Trust" (Moalla et al. 2024, arXiv 2405.00662), drawn anew.
+"""The figures of "No Representation, No Trust" (Moalla et al. 2024, arXiv 2405.00662), redrawn.
 
-Every function takes runs by the label of their group and returns a matplotlib figure, or None where
-nothing was logged that it could show. matplotlib comes with the extra `plots`.
+Every function takes runs by the label of their group. It returns a matplotlib figure, or None if no
+run logged the metrics that the figure needs.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from baselines.errors import UsageError
-from baselines.results import series as names
-from baselines.results.early_warnings import EarlyWarning
+from baselines.results import metrics
+from baselines.results.drawing import (
+    COLOURS,
+    add_legend,
+    colour_of,
+    group_handle,
+    label_logarithmic,
+    label_steps,
+    line_of,
+)
+from baselines.results.early_warnings import WarningsByGroup
+from baselines.results.groups import Groups
 from baselines.results.series import (
     FINAL_SHARE,
-    Array,
     RunSeries,
     Series,
     final_mean,
-    kendall_tau,
     lowest_rows,
     on_grid,
-    spearman_rho,
     window_means,
 )
+from baselines.results.stats import Array, kendall_tau, spearman_rho
+from baselines.results.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-Groups = Mapping[str, Sequence[RunSeries]]  # runs by the label of their group
-
-# Okabe and Ito 2008: eight colours that the colour-blind can tell apart, less yellow
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
-LINES = ("-", "--", ":", "-.")  # further groups take the colours again with the next of these
 WINDOW_SHARE = 0.01  # of training: 50,000 steps of 5 million as published
-LOG_SPAN = 30  # a panel that spans a greater factor gets a logarithmic axis
-STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 9,
-    "font.size": 9,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
+LOG_SPAN = 30  # an "auto" axis is logarithmic if its values span a greater factor
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One metric as it is drawn."""
+    """The axes of one metric."""
 
     metric: str
     title: str
     unit: str
-    scale: str = "linear"  # or "log"; "auto": logarithmic where values span more than LOG_SPAN
+    scale: str = "linear"  # or "log"; "auto": logarithmic if values span more than LOG_SPAN
 
 
 PANELS = (
-    Panel(names.RETURN, "Return", "episodic return"),
-    Panel(names.RANK, "Actor rank (PCA)", "approximate rank"),
-    Panel(names.DEAD_UNITS, "Actor dead units", "units"),
-    Panel(names.NORM, "Actor pre-activation norm", "mean L2 norm", "log"),
-    Panel(names.CAPACITY, "Actor capacity loss", "loss on last minibatch", "auto"),
-    Panel(names.EXCESS, "Excess ratio", "mean above / mean below clip", "auto"),
-    Panel(names.KL, "Policy change", "KL(old || new) in nats", "log"),
-    Panel(names.ENTROPY, "Policy entropy", "nats"),
-    Panel(names.POLICY_VARIANCE, "Policy variance over states", "variance", "auto"),
+    Panel(metrics.RETURN, "Return", "episodic return"),
+    Panel(metrics.RANK, "Actor rank (PCA)", "approximate rank"),
+    Panel(metrics.DEAD_UNITS, "Actor dead units", "units"),
+    Panel(metrics.NORM, "Actor pre-activation norm", "mean L2 norm", "log"),
+    Panel(metrics.CAPACITY, "Actor capacity loss", "loss on last minibatch", "auto"),
+    Panel(metrics.EXCESS, "Excess ratio", "mean above / mean below clip", "auto"),
+    Panel(metrics.KL, "Policy change", "KL(old || new) in nats", "log"),
+    Panel(metrics.ENTROPY, "Policy entropy", "nats"),
+    Panel(metrics.POLICY_VARIANCE, "Policy variance over states", "variance", "auto"),
 )
 REPRESENTATION = (
-    Panel(names.DEAD_UNITS, "Dead units", "actor dead units"),
-    Panel(names.RANK, "Rank", "actor approximate rank (PCA)"),
-    Panel(names.NORM, "Norm", "actor pre-activation norm", "log"),
+    Panel(metrics.DEAD_UNITS, "Dead units", "actor dead units"),
+    Panel(metrics.RANK, "Rank", "actor approximate rank (PCA)"),
+    Panel(metrics.NORM, "Norm", "actor pre-activation norm", "log"),
 )
-
-
-def require_matplotlib() -> None:
-    """Raise `UsageError` where matplotlib is not installed."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise UsageError("figures need matplotlib: pip install 'smacv2-suite[plots]'") from error
-
-
-@contextmanager
-def style(salt: str) -> Iterator[None]:
-    """Draw and save in the house style.
-
-    Args:
-        salt: makes the ids in an SVG its own, so that several can stand in one page.
-    """
-    import matplotlib
-
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}):
-        yield
 
 
 # Curves over training ----------------------------------------------------------------------------
 
 
-def draw_curves(groups: Groups, warnings: Mapping[str, Sequence[EarlyWarning]]) -> "Figure | None":
+def draw_curves(groups: Groups, warnings: WarningsByGroup) -> "Figure | None":
     """Draw every metric over environment steps, as figures 1 and 3 of the paper do.
 
-    A line is the mean over a group's runs, its band their minimum and maximum; all but the capacity
-    loss are smoothed. A triangle marks an early warning in the panel of its metric.
+    A line is the mean over a group's runs, its band their minimum and maximum. All metrics except
+    the capacity loss are smoothed. A triangle marks an early warning in the panel of its metric.
     """
     panels = [panel for panel in PANELS if has_points(groups, panel.metric)]
     if not panels:
         return None
-    figure, axes = _grid(len(panels))
+    figure, axes = _panel_grid(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
-        _draw_panel(axis, panel, groups)
+        _draw_metric(axis, panel, groups)
         for index, label in enumerate(groups):
-            steps = [one.step for one in warnings.get(label, ()) if one.metric == panel.metric]
-            _mark(axis, steps, index)
-        count_steps(axis)
-    _legend(figure, groups)
+            of_group = warnings.get(label, ())
+            steps = [warning.step for warning in of_group if warning.metric == panel.metric]
+            _mark_warnings(axis, steps, index)
+        label_steps(axis)
+    _add_group_legend(figure, groups)
     return figure
 
 
-def _draw_panel(axis: "Axes", panel: Panel, groups: Groups) -> None:
+def _draw_metric(axis: "Axes", panel: Panel, groups: Groups) -> None:
+    """Draw one metric of all groups: mean lines and bands."""
     drawn = []
     for index, runs in enumerate(groups.values()):
-        found = [curve(run, panel.metric) for run in runs if len(run[panel.metric])]
+        found = [drawn_series(run, panel.metric) for run in runs if len(run[panel.metric])]
         if not found:
             continue
         steps, rows = on_grid(found)
         mean, low, high = (_over_runs(f, rows) for f in (np.mean, np.min, np.max))
-        marker = "." if max(map(len, found)) < 3 else ""
-        axis.plot(
-            steps, mean, color=colour_of(index), linestyle=line_of(index), marker=marker, lw=1.5
-        )
-        axis.fill_between(steps, low, high, color=colour_of(index), alpha=0.18, linewidth=0)
+        colour, marker = colour_of(index), "." if max(map(len, found)) < 3 else ""
+        axis.plot(steps, mean, color=colour, linestyle=line_of(index), marker=marker, lw=1.5)
+        axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         drawn += [low, high]
     axis.set(title=panel.title, ylabel=panel.unit, xlabel="environment steps")
     _set_scale(axis, panel, np.concatenate(drawn))
 
 
-def curve(run: RunSeries, metric: str) -> Series:
-    """Return what is drawn of a run's metric: smoothed, but for the few points of the capacity."""
-    return run[metric] if metric == names.CAPACITY else run[metric].smoothed()
+def drawn_series(run: RunSeries, metric: str) -> Series:
+    """Return a run's metric as it is drawn: smoothed, except for the few points of the capacity."""
+    return run[metric] if metric == metrics.CAPACITY else run[metric].smoothed()
 
 
 def _over_runs(statistic: Any, rows: Array) -> Array:
@@ -158,8 +123,8 @@ def _over_runs(statistic: Any, rows: Array) -> Array:
     return np.array([statistic(column) if len(column) else np.nan for column in columns])
 
 
-def _mark(axis: "Axes", steps: Sequence[int], index: int) -> None:
-    """Put triangles at the top, those of each group in a row of its own."""
+def _mark_warnings(axis: "Axes", steps: Sequence[int], index: int) -> None:
+    """Draw triangles at the top of the axes, in a row per group."""
     axis.scatter(
         steps,
         [0.97 - 0.045 * (index % len(COLOURS))] * len(steps),
@@ -179,26 +144,27 @@ def _mark(axis: "Axes", steps: Sequence[int], index: int) -> None:
 def draw_trust_region(groups: Groups) -> "Figure | None":
     """Draw the ratios below the clip range against the representation, as the paper's figure 4.
 
-    Both are averaged over windows of 1 % of training. Grey cells count all windows of all runs;
-    points are each run's 20 windows with the lowest ratio, and the line, Kendall's tau and
-    Spearman's rho are those of all points.
+    Both are averaged over windows of 1 % of training. Grey cells count all windows of all runs.
+    Points are each run's 20 windows with the lowest ratio; the line, Kendall's tau and Spearman's
+    rho are those of all points.
     """
     pairs = {panel: _ratio_pairs(groups, panel.metric) for panel in REPRESENTATION}
-    if not any(len(rows) for runs in pairs.values() for one in runs.values() for rows in one):
+    by_run = [rows for by_group in pairs.values() for runs in by_group.values() for rows in runs]
+    if not any(map(len, by_run)):
         return None
-    figure, axes = _grid(len(REPRESENTATION), height=3.4)
+    figure, axes = _panel_grid(len(REPRESENTATION), height=3.4)
     for axis, (panel, by_group) in zip(axes, pairs.items(), strict=True):
         _draw_pairs(axis, panel, by_group)
     axes[0].set_ylabel("mean ratio below the clip range")
-    _legend(figure, groups, marker="o")
+    _add_group_legend(figure, groups, marker="o")
     return figure
 
 
 def _ratio_pairs(groups: Groups, metric: str) -> dict[str, list[Array]]:
-    """Return for each run of each group its windows' ratio and metric, (windows, 2)."""
+    """Return the ratio and the metric of each window, (windows, 2) per run, by group."""
     return {
         label: [
-            window_means([run[names.BELOW_CLIP], run[metric]], WINDOW_SHARE * run.total_steps)
+            window_means([run[metrics.BELOW_CLIP], run[metric]], WINDOW_SHARE * run.total_steps)
             for run in runs
         ]
         for label, runs in groups.items()
@@ -206,42 +172,45 @@ def _ratio_pairs(groups: Groups, metric: str) -> dict[str, list[Array]]:
 
 
 def _draw_pairs(axis: "Axes", panel: Panel, by_group: Mapping[str, Sequence[Array]]) -> None:
+    """Draw the windows of all runs, (windows, 2) each, as cells, points and a line."""
     lowest = {label: [lowest_rows(rows) for rows in runs] for label, runs in by_group.items()}
-    chosen = np.concatenate([rows for runs in lowest.values() for rows in runs])
-    every = np.concatenate([rows for runs in by_group.values() for rows in runs])
+    chosen = np.concatenate([rows for runs in lowest.values() for rows in runs])  # (points, 2)
+    every = np.concatenate([rows for runs in by_group.values() for rows in runs])  # (windows, 2)
     ratio, metric = chosen.T
     tau, rho = kendall_tau(metric, ratio), spearman_rho(metric, ratio)
-    axis.set(title=f"{panel.title}: τ = {_number(tau)}, ρ = {_number(rho)}", xlabel=panel.unit)
+    title = f"{panel.title}: τ = {_correlation_text(tau)}, ρ = {_correlation_text(rho)}"
+    axis.set(title=title, xlabel=panel.unit)
     if not len(every):
         return
-    _heat_map(axis, every, panel.scale == "log")
+    _draw_heat_map(axis, every, panel.scale == "log")
     for index, runs in enumerate(lowest.values()):
-        rows = np.concatenate(runs)
+        rows = np.concatenate(runs)  # (points of the group, 2)
         axis.scatter(rows[:, 1], rows[:, 0], s=11, color=colour_of(index), alpha=0.75, linewidth=0)
-    _regression(axis, metric, ratio, panel.scale == "log")
+    _draw_regression(axis, metric, ratio, panel.scale == "log")
 
 
-def _heat_map(axis: "Axes", rows: Array, logarithmic: bool, cells: int = 24) -> None:
-    """Shade how many windows (windows, 2) fall into each cell."""
+def _draw_heat_map(axis: "Axes", rows: Array, logarithmic: bool, cells: int = 24) -> None:
+    """Shade each cell by the number of windows (windows, 2) in it."""
     ratio, metric = rows.T
     counts, across, up = np.histogram2d(
         metric, ratio, bins=(_edges(metric, cells, logarithmic), _edges(ratio, cells, False))
     )
-    shaded = np.where(counts > 0, counts, np.nan).T
+    shaded = np.where(counts > 0, counts, np.nan).T  # (cells up, cells across)
     mesh = axis.pcolormesh(
         across, up, shaded, cmap="Greys", vmin=0, vmax=1.6 * counts.max(), zorder=0
     )
-    mesh.set_rasterized(True)  # hundreds of cells: an image is smaller
+    mesh.set_rasterized(True)  # an image is smaller than hundreds of cells
     bar = axis.figure.colorbar(mesh, ax=axis, shrink=0.85, pad=0.02)
     bar.set_label("windows", fontsize=8)
     bar.ax.set_ylim(0, max(1.0, counts.max()))
     bar.ax.locator_params(axis="y", integer=True, nbins=4)
     if logarithmic:
         axis.set_xscale("log")
-        _plain_ticks(axis.xaxis, metric)
+        label_logarithmic(axis.xaxis, metric)
 
 
 def _edges(values: Array, cells: int, logarithmic: bool) -> Array:
+    """Return the edges of equal cells around all values, (cells + 1,)."""
     low, high = float(values.min()), float(values.max())
     if logarithmic and low > 0:
         return np.geomspace(low / 1.02, high * 1.02, cells + 1)
@@ -249,7 +218,8 @@ def _edges(values: Array, cells: int, logarithmic: bool) -> Array:
     return np.linspace(low - margin, high + margin, cells + 1)
 
 
-def _regression(axis: "Axes", x: Array, y: Array, logarithmic: bool) -> None:
+def _draw_regression(axis: "Axes", x: Array, y: Array, logarithmic: bool) -> None:
+    """Draw the least-squares line, of the logarithm of x if the axis is logarithmic."""
     seen = np.log(x) if logarithmic else x
     if len(np.unique(seen)) < 2:
         return
@@ -258,26 +228,27 @@ def _regression(axis: "Axes", x: Array, y: Array, logarithmic: bool) -> None:
     axis.plot(np.exp(ends) if logarithmic else ends, slope * ends + intercept, "k-", lw=1.2)
 
 
+def _correlation_text(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+
 # Box plots over runs -----------------------------------------------------------------------------
 
 
 def draw_boxes(groups: Groups) -> "Figure | None":
-    """Draw where each group's runs ended: one point a run, and the box of the group.
-
-    A point is the mean over the last 5 % of training; of the excess ratio it is that of the paper's
-    figure 6 where the run logged it.
-    """
+    """Draw the final value of each run as a point, and a box per group."""
     panels = [panel for panel in PANELS if has_points(groups, panel.metric)]
     if not panels:
         return None
-    figure, axes = _grid(len(panels), height=2.3)
+    figure, axes = _panel_grid(len(panels), height=2.3)
     for axis, panel in zip(axes, panels, strict=True):
         _draw_box(axis, panel, groups)
-    _legend(figure, groups, marker="s")
+    _add_group_legend(figure, groups, marker="s")
     return figure
 
 
 def _draw_box(axis: "Axes", panel: Panel, groups: Groups) -> None:
+    """Draw the final values of one metric, with a box per group."""
     drawn = []
     for index, runs in enumerate(groups.values()):
         values = np.array([final_value(run, panel.metric) for run in runs])
@@ -295,90 +266,51 @@ def _draw_box(axis: "Axes", panel: Panel, groups: Groups) -> None:
 
 
 def final_value(run: RunSeries, metric: str) -> float:
-    """Return the number that a run puts into a box plot, NaN where it logged none."""
-    if metric == names.EXCESS and len(run[names.EXCESS_WINDOW]):
-        return float(run[names.EXCESS_WINDOW].values[-1])
-    before = 1 if metric == names.CAPACITY else 0  # as published: checkpoints are few
+    """Return a metric's mean over the last 5 % of a run's steps, NaN if the run lacks the metric.
+
+    The excess ratio is that of the paper's figure 6 if the run logged it.
+    """
+    if metric == metrics.EXCESS and len(run[metrics.EXCESS_WINDOW]):
+        return float(run[metrics.EXCESS_WINDOW].values[-1])
+    before = 1 if metric == metrics.CAPACITY else 0  # as published: checkpoints are few
     return final_mean(run[metric], FINAL_SHARE * run.last_step, before)
 
 
-# Shared ------------------------------------------------------------------------------------------
+# Axes --------------------------------------------------------------------------------------------
 
 
 def has_points(groups: Groups, metric: str) -> bool:
-    """Say whether any run logged a metric."""
+    """Return whether any run logged a metric."""
     return any(len(run[metric]) for runs in groups.values() for run in runs)
 
 
-def _grid(count: int, height: float = 2.6) -> tuple["Figure", list["Axes"]]:
+def _panel_grid(count: int, height: float = 2.6) -> tuple["Figure", list["Axes"]]:
     """Return a figure with `count` axes in three or four columns, whichever leaves fewer gaps."""
     from matplotlib.figure import Figure
 
     columns = min((4, 3), key=lambda columns: -count % columns)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(13, height * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()  # (rows * columns)
     for axis in axes[count:]:
         axis.set_axis_off()
     return figure, axes[:count]
 
 
-def _legend(figure: "Figure", groups: Groups, marker: str = "") -> None:
-    from matplotlib.lines import Line2D
-
+def _add_group_legend(figure: "Figure", groups: Groups, marker: str = "") -> None:
+    """Name the groups and their numbers of runs below the axes."""
     handles = [
-        Line2D(
-            [],
-            [],
-            color=colour_of(index),
-            linestyle="" if marker else line_of(index),
-            marker=marker,
-            label=f"{label} ({len(runs)} run{'s' if len(runs) > 1 else ''})",
-        )
+        group_handle(index, f"{label} ({counted(len(runs), 'run')})", marker)
         for index, (label, runs) in enumerate(groups.items())
     ]
-    widest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, min(len(handles), 170 // (widest + 6)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    add_legend(figure, handles, characters=170)
 
 
 def _set_scale(axis: "Axes", panel: Panel, values: Array) -> None:
-    """Make the vertical axis logarithmic where its panel or its values (points,) ask for it."""
+    """Make the vertical axis logarithmic if its panel or its values (points,) ask for it."""
     values = values[np.isfinite(values)]
     if not len(values) or values.min() <= 0:
         return
     if panel.scale == "log" or (panel.scale == "auto" and values.max() > LOG_SPAN * values.min()):
         axis.set_yscale("log")
-        _plain_ticks(axis.yaxis, values)
-
-
-def _plain_ticks(axis: "Axis", values: Array) -> None:
-    """Label a logarithmic axis with 1, 2, 5, 10 ..., with powers of ten where values span many."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    steps = (1.0, 2.0, 5.0) if values.max() < 100 * values.min() else (1.0,)
-    axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def count_steps(axis: "Axes") -> None:
-    """Label a horizontal axis with steps as 500k, 1M ..."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def colour_of(index: int) -> str:
-    """Return the colour of the group with this index."""
-    return COLOURS[index % len(COLOURS)]
-
-
-def line_of(index: int) -> str:
-    """Return the line style of the group with this index."""
-    return LINES[index // len(COLOURS) % len(LINES)]
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+        label_logarithmic(axis.yaxis, values)

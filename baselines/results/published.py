@@ -1,6 +1,6 @@
-"""The SMACv2 authors' learning curves on real StarCraft II: what results are compared with.
+"""The SMACv2 authors' learning curves on real StarCraft II, the comparison for our results.
 
-`data/smacv2_published.json` holds every training run of the 15 scenarios, and where it comes from.
+`data/smacv2_published.json` holds every training run of the 15 scenarios, and its source.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from baselines.errors import UsageError, expected
-from baselines.results.series import Array
+from baselines.results.stats import Array
 
 DATA = Path(__file__).parent / "data" / "smacv2_published.json"
 NAMES = {"mappo": "MAPPO", "qmix": "QMIX", "open_loop": "open-loop MAPPO"}
@@ -24,7 +24,7 @@ class Published:
     """The published runs of one algorithm on one scenario."""
 
     steps: Array  # (points,) environment steps, evenly spaced
-    win_rates: Array  # (runs, points) over the tests since the step before; NaN where was none
+    win_rates: Array  # (runs, points) over the tests since the step before; NaN without a test
 
     @property
     def middles(self) -> Array:
@@ -33,20 +33,20 @@ class Published:
 
     @property
     def mean(self) -> Array:
-        """The win rate (points,) over the runs that have one there."""
+        """The win rate (points,), averaged over the runs that have one at the point."""
         return np.nanmean(self.win_rates, axis=0)
 
     def near(self, step: float) -> Array:
-        """Return each run's mean win rate about a step, of those that were tested there.
+        """Return the mean win rate about a step of each run that was tested there, (runs,).
 
-        It is over the bins that lie within 10 % of the step in part: two at 2 M steps.
+        The mean is over the bins that overlap the 10 % around the step: two bins at 2 M steps.
 
         Args:
-            step: environment steps; there is nothing below the width of a bin.
+            step: environment steps; below the width of a bin no run has a win rate.
         """
         width = self.steps[1] - self.steps[0]
         bins = (self.steps > 0.9 * step) & (self.steps - width < 1.1 * step) & (step >= width)
-        found = self.win_rates[:, bins]
+        found = self.win_rates[:, bins]  # (runs, bins)
         return np.nanmean(found[np.isfinite(found).any(axis=1)], axis=1)
 
 
@@ -58,7 +58,7 @@ def published(env_id: str, algorithm: str) -> Published:
         algorithm: `mappo`, `qmix` or `open_loop`.
 
     Raises:
-        UsageError: there are none of this scenario or algorithm.
+        UsageError: nothing is published of this scenario or algorithm.
     """
     content = _content()
     scenario = scenario_of(env_id)
@@ -71,12 +71,12 @@ def published(env_id: str, algorithm: str) -> Published:
 
 
 def is_published(env_id: str) -> bool:
-    """Say whether there are published curves of an environment."""
+    """Return whether there are published curves of an environment."""
     return scenario_of(env_id) in _content()["win_rates"]
 
 
 def scenario_of(env_id: str) -> str:
-    """Return the scenario that a Gymnasium id of this package names, without its version."""
+    """Return the scenario in a Gymnasium id of this package, without its version."""
     return re.sub(r"-v\d+$", "", env_id.rpartition("smacv2/")[2])
 
 

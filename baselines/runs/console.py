@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live table on a TTY, one line an iteration elsewhere."""
+"""Progress on the terminal: a live table on a TTY, one line per iteration elsewhere."""
 
 import sys
 import time
@@ -9,10 +9,10 @@ from rich.table import Table
 
 
 class Progress:
-    """Show how a run is going.
+    """Show the progress of a run.
 
     Args:
-        total_steps: environment steps to go to.
+        total_steps: environment steps of the whole run.
         start_step: environment steps done before this process.
     """
 
@@ -25,8 +25,8 @@ class Progress:
             self.live.start()
 
     def update(self, global_step: int, metrics: dict[str, float]) -> None:
-        """Show one iteration's metrics."""
-        fields = describe(global_step, self.total_steps, metrics)
+        """Show the metrics of one iteration."""
+        fields = progress_fields(global_step, self.total_steps, metrics)
         fields["left"] = self._time_left(global_step)
         if self.live is None:
             print("  ".join(f"{name} {value}" for name, value in fields.items()), flush=True)
@@ -37,14 +37,14 @@ class Progress:
         self.live.update(table, refresh=True)
 
     def say(self, text: str) -> None:
-        """Print a line of text, above the table where there is one."""
+        """Print a line of text, above the table if there is one."""
         if self.live is None:
             print(text, flush=True)
         else:
             self.live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the table as it stands."""
+        """Stop updating the table; it stays on the screen."""
         if self.live is not None:
             self.live.stop()
 
@@ -54,8 +54,10 @@ class Progress:
         return duration(left * (time.perf_counter() - self.began) / max(1, done))
 
 
-def describe(global_step: int, total_steps: int, metrics: dict[str, float]) -> dict[str, str]:
-    """Return the texts of one progress line: steps, results, speed, shares of time."""
+def progress_fields(
+    global_step: int, total_steps: int, metrics: dict[str, float]
+) -> dict[str, str]:
+    """Return the fields of a progress line by name: steps, results, speed, shares of time."""
     fields = {"step": f"{global_step:,}/{total_steps:,}"}
     if "charts/win_rate" in metrics:
         fields["win"] = f"{metrics['charts/win_rate']:.1%}"
@@ -70,7 +72,7 @@ def describe(global_step: int, total_steps: int, metrics: dict[str, float]) -> d
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as `1h02m`, `3m20s` or `12s`."""
+    """Return a number of seconds as `1h02m`, `3m20s` or `12s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,7 @@
-"""What run folders record of themselves. It imports no PyTorch, so that errors are quick."""
+"""The records of run folders: finding and reading config.json.
+
+Nothing here imports PyTorch, so errors come quickly.
+"""
 
 import contextlib
 import json
@@ -7,14 +10,15 @@ from typing import Any
 
 from baselines.errors import UsageError
 
-RECORD = {"algorithm": str, "config": dict, "environment": dict, "resumed": list}  # always there
+RECORD_FIELDS = {"algorithm": str, "config": dict, "environment": dict, "resumed": list}
+ENVIRONMENT_FIELDS = {"id": str, "fingerprint": dict}
 
 
 def run_folders(path: Path) -> list[Path]:
-    """Return the run folders that a path names: itself, or those of its group by seed.
+    """Return the run folders at a path: the path itself, or the runs of its group by seed.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the path is neither a run folder nor the folder of a group.
     """
     if (path / "config.json").exists():
         return [path]
@@ -25,10 +29,10 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Return the run folders that a path names, or those of the folders right below it.
+    """Return the run folders at a path, or else those in the folders directly below it.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no run folders.
     """
     try:
         return run_folders(path)
@@ -48,23 +52,21 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return the content of a run's config.json.
 
     Raises:
-        UsageError: `path` is not a run folder, or its record lacks something.
+        UsageError: `path` is not a run folder, or its record lacks a field.
     """
     try:
         record = json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a run folder (no readable config.json in it)") from error
-    lacking = _lacking(record, RECORD, "")
-    lacking = lacking or _lacking(
-        record["environment"], {"id": str, "fingerprint": dict}, "environment."
-    )
+    lacking = _lacking(record, RECORD_FIELDS, "")
+    if not lacking:
+        lacking = _lacking(record["environment"], ENVIRONMENT_FIELDS, "environment.")
     if lacking:
         raise UsageError(f"{path}: its config.json is damaged: no {' and no '.join(lacking)}")
     return record
 
 
-def _lacking(content: Any, promised: dict[str, type], prefix: str) -> list[str]:
+def _lacking(content: Any, fields: dict[str, type], prefix: str) -> list[str]:
+    """Return the names of fields that are missing or of another type."""
     found = content if isinstance(content, dict) else {}
-    return [
-        prefix + name for name, kind in promised.items() if not isinstance(found.get(name), kind)
-    ]
+    return [prefix + name for name, kind in fields.items() if not isinstance(found.get(name), kind)]

@@ -9,7 +9,7 @@ from ppo_plasticity.interventions.options import option
 
 @dataclasses.dataclass
 class AdamBetas(Intervention):
-    """Give both moments of Adam the same decay, so that a large gradient is divided by itself.
+    """Use one decay for both moments of Adam: a large gradient is then divided by its own size.
 
     Dohare et al. 2023, "Overcoming policy collapse in deep reinforcement learning" (EWRL); a
     control of Moalla et al. 2024, arXiv 2405.00662.
@@ -20,5 +20,5 @@ class AdamBetas(Intervention):
     changes = frozenset({"optimizer"})
 
     def optimizer_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the options with these betas."""
+        """Return Adam's keyword arguments with these betas."""
         return {**options, "betas": (self.beta1, self.beta2)}

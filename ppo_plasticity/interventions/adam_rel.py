@@ -9,10 +9,10 @@ from ppo_plasticity.interventions.base import Handle, Intervention
 
 @dataclasses.dataclass
 class AdamRel(Intervention):
-    """Let Adam count its steps from zero in every batch and keep its moments (Adam-Rel).
+    """Count Adam's steps from zero in every batch, but keep its moments (Adam-Rel).
 
-    The bias correction then damps the first steps on a new objective. Ellis et al. 2024, arXiv
-    2412.17113.
+    The bias correction then makes the first steps on a new objective smaller. Ellis et al. 2024,
+    arXiv 2412.17113.
     """
 
     changes = frozenset({"after_batch"})

@@ -10,10 +10,10 @@ from ppo_plasticity.interventions.options import option
 
 @dataclasses.dataclass
 class Churn(Intervention):
-    """Keep outputs on other states, a reference minibatch, as before the last step (CHAIN).
+    """Keep outputs on a reference minibatch, other states, as before the last step (CHAIN).
 
-    Policies are compared by their divergence, values by squares. Tang and Berseth, "Improving deep
-    reinforcement learning by reducing the chain effect of value and policy churn".
+    Policies are compared by their divergence, values by squared differences. Tang and Berseth,
+    "Improving deep reinforcement learning by reducing the chain effect of value and policy churn".
     """
 
     coef: float = option(1.0, "weight of the term", low=0)

@@ -5,12 +5,12 @@ import dataclasses
 from torch import nn
 
 from ppo_plasticity.interventions.base import Intervention
-from ppo_plasticity.interventions.structure import ACTIVATIONS, CReLU
+from ppo_plasticity.interventions.structure import NONLINEAR, CReLU
 
 
 @dataclasses.dataclass
 class ConcatenatedReLU(Intervention):
-    """Replace activations by (relu(x), relu(-x)); layers after them read twice as many units.
+    """Replace activations by (relu(x), relu(-x)); the layers after them read twice as many units.
 
     Abbas et al. 2023, arXiv 2303.07507.
     """
@@ -18,11 +18,11 @@ class ConcatenatedReLU(Intervention):
     changes = frozenset({"layers"})
 
     def layers(self, network: nn.Sequential) -> nn.Sequential:
-        """Return the network with CReLU; the number of its outputs stays."""
+        """Return the network with CReLU; its number of outputs does not change."""
         changed: list[nn.Module] = []
         factor, unit_axis = 1, -1
         for layer in network:
-            if isinstance(layer, ACTIVATIONS):
+            if isinstance(layer, NONLINEAR):
                 layer, factor = CReLU(unit_axis), 2
             elif isinstance(layer, nn.Linear | nn.Conv2d):
                 unit_axis = -3 if isinstance(layer, nn.Conv2d) else -1
@@ -34,10 +34,10 @@ class ConcatenatedReLU(Intervention):
 
 
 def widened(layer: nn.Module, factor: int) -> nn.Module:
-    """Return a layer like this one with `factor` times as many inputs."""
+    """Return a new layer with `factor` times as many inputs, otherwise the same."""
     if factor == 1:
         return layer
-    if isinstance(layer, nn.Linear):  # or of a kind derived from it
+    if isinstance(layer, nn.Linear):  # or a subclass
         return type(layer)(factor * layer.in_features, layer.out_features, layer.bias is not None)
     assert isinstance(layer, nn.Conv2d)
     window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)

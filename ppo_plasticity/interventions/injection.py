@@ -12,9 +12,9 @@ from ppo_plasticity.interventions.structure import InjectedHead, head_index, nam
 
 @dataclasses.dataclass
 class Injection(Intervention):
-    """After `at` batches freeze the head and train a fresh one beside it, minus its frozen copy.
+    """After `at` batches freeze the head and add a fresh trained head minus its frozen copy.
 
-    Outputs do not change at that moment. Nikishin et al. 2023, arXiv 2305.15555.
+    The outputs do not change at that moment. Nikishin et al. 2023, arXiv 2305.15555.
     """
 
     at: int = option(100, "batches before the injection", low=0)
@@ -32,7 +32,7 @@ class Injection(Intervention):
         return nn.Sequential(*layers)
 
     def start(self, handle: Handle) -> None:
-        """Count batches from here; nothing is frozen yet, unless `at` is 0."""
+        """Set the count of batches to zero; nothing is frozen yet, unless `at` is 0."""
         self.batches = 0
         self.frozen: dict[str, Tensor] = {}
         if self.at == 0:
@@ -40,17 +40,18 @@ class Injection(Intervention):
 
     @torch.no_grad()
     def after_step(self, handle: Handle, obs: Tensor) -> None:
-        """Undo what regularisers did to frozen weights."""
+        """Undo changes of the frozen weights by regularisers."""
         for name, value in self.frozen.items():
             handle.module.get_parameter(name).copy_(value)
 
     def after_batch(self, handle: Handle, obs: Tensor) -> None:
-        """Inject if it is time."""
+        """Inject after batch number `at`."""
         self.batches += 1
         if self.batches == self.at:
             self._inject(handle)
 
     def _inject(self, handle: Handle) -> None:
+        """Switch the head over, reset its moments, remember its frozen weights."""
         name, head = named_head(handle.module)
         assert isinstance(head, InjectedHead)
         head.inject(handle.generator)

@@ -17,13 +17,13 @@ class L2Init(Intervention):
     changes = frozenset({"loss"})
 
     def start(self, handle: Handle) -> None:
-        """Keep the initial weights."""
+        """Store the initial weights."""
         self.initial = {name: value.detach().clone() for name, value in handle.parameters.items()}
 
     def loss(self, handle: Handle, inputs: LossInputs) -> Tensor:
-        """Return the weighted squared distance to them."""
+        """Return the weighted squared distance to the initial weights, ()."""
         moved = [
             (parameter - self.initial[name]).square().sum()
             for name, parameter in handle.parameters.items()
         ]
-        return self.coef * torch.stack(moved).sum()
+        return self.coef * torch.stack(moved).sum()  # over parameters

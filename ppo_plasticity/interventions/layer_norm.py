@@ -10,10 +10,11 @@ from ppo_plasticity.interventions.structure import NORMS, head_index
 
 @dataclasses.dataclass
 class LayerNorm(Intervention):
-    """Normalise what every hidden layer returns, before its activation.
+    """Normalise the output of every hidden layer, before its activation.
 
     After a convolution, channels and positions are normalised together, with a gain and an offset
-    a channel. Ba et al. 2016, arXiv 1607.06450; for plasticity Lyle et al. 2024, arXiv 2402.18762.
+    per channel. Ba et al. 2016, arXiv 1607.06450; for plasticity Lyle et al. 2024, arXiv
+    2402.18762.
     """
 
     changes = frozenset({"layers"})

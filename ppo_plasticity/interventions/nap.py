@@ -12,10 +12,11 @@ from ppo_plasticity.interventions.structure import weight_names
 
 @dataclasses.dataclass
 class NaP(Intervention):
-    """Normalise all pre-activations and scale weights back to their initial norm after each step.
+    """Normalise all pre-activations; scale weights back to their initial norm after each step.
 
-    Weights and bias of a hidden layer are scaled together, which the normalisation behind them
-    undoes: outputs stay, effective step sizes stop to decay. Lyle et al. 2024, arXiv 2407.01800.
+    Weights and bias of a hidden layer are scaled together. The normalisation after the layer undoes
+    the scale, so outputs do not change, but effective step sizes no longer decay. Lyle et al. 2024,
+    arXiv 2407.01800.
     """
 
     changes = frozenset({"layers", "after_step"})
@@ -25,12 +26,12 @@ class NaP(Intervention):
         return with_layer_norm(network)
 
     def start(self, handle: Handle) -> None:
-        """Keep the initial norms."""
-        self.norms = {name: _norm(layer) for name, layer in _layers(handle).items()}
+        """Store the initial norms."""
+        self.norms = {name: _norm(layer) for name, layer in _layers(handle).items()}  # () each
 
     @torch.no_grad()
     def after_step(self, handle: Handle, obs: Tensor) -> None:
-        """Project onto the initial norms."""
+        """Scale weights and biases back to the initial norms."""
         for name, layer in _layers(handle).items():
             scale = self.norms[name] / _norm(layer).clamp_min(1e-12)
             for parameter in layer:
@@ -38,7 +39,7 @@ class NaP(Intervention):
 
 
 def _layers(handle: Handle) -> dict[str, list[Tensor]]:
-    """Return weight and, if there is one, bias of every hidden layer."""
+    """Return weight and bias, if the layer has one, of every hidden layer by its weight's name."""
     parameters = dict(handle.module.named_parameters())
     pairs = {
         name: (parameters[name], parameters.get(f"{name.removesuffix('weight')}bias"))
@@ -49,4 +50,5 @@ def _layers(handle: Handle) -> dict[str, list[Tensor]]:
 
 @torch.no_grad()
 def _norm(layer: list[Tensor]) -> Tensor:
+    """Return the norm of weight and bias together, ()."""
     return torch.stack([parameter.square().sum() for parameter in layer]).sum().sqrt()

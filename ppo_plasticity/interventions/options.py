@@ -19,11 +19,11 @@ def option(
     """Declare a dataclass field that users set by name.
 
     Args:
-        default: the value where none is given; its type is the option's.
+        default: the value if the user gives none; its type is the option's type.
         meaning: one line for tables and messages.
-        low: the least number allowed.
-        high: the greatest number allowed.
-        allowed: the words allowed, for text.
+        low: the smallest allowed number.
+        high: the greatest allowed number.
+        allowed: the allowed words, for text.
     """
     bounds = {"meaning": meaning, "low": low, "high": high, "allowed": allowed}
     return dataclasses.field(default=default, metadata=bounds)
@@ -37,15 +37,17 @@ def options_of(kind: type[Intervention]) -> dict[str, dataclasses.Field[Any]]:
 
 
 def parse_with(kinds: Mapping[str, type[Intervention]], text: str) -> Intervention:
-    """Return the intervention that `text`, as in `"redo:every=100,threshold=0.1"`, describes.
+    """Return the intervention in a text such as `"redo:every=100,threshold=0.1"`.
 
     Raises:
-        ValueError: a name, an option or a value is wrong; one line says what is allowed.
+        ValueError: a name, an option or a value is wrong; one line names the allowed ones.
     """
     name, _, listed = text.strip().partition(":")
     name = name.strip().replace("-", "_")
     if name not in kinds:
-        raise ValueError(f"unknown intervention {_given(name, kinds)} (allowed: {_listed(kinds)})")
+        raise ValueError(
+            f"unknown intervention {_quoted(name, kinds)} (allowed: {', '.join(sorted(kinds))})"
+        )
     options = options_of(kinds[name])
     values: dict[str, Any] = {}
     for assignment in filter(None, (part.strip() for part in listed.split(","))):
@@ -67,21 +69,26 @@ def describe(kind: type[Intervention]) -> str:
 def _unknown_option(
     assignment: str, key: str, options: Mapping[str, dataclasses.Field[Any]]
 ) -> str:
+    """Return the error for an assignment that is not `option=value`, with the allowed options."""
     if not options:
         return f"takes no options, got {assignment!r}"
     allowed = ", ".join(f"{name}={field.default}" for name, field in options.items())
     if key in options:
         return f"{key!r} needs a value (allowed, with defaults: {allowed})"
-    return f"unknown option {_given(key, options)} (allowed, with defaults: {allowed})"
+    return f"unknown option {_quoted(key, options)} (allowed, with defaults: {allowed})"
 
 
 def _value(where: str, text: str, field: dataclasses.Field[Any]) -> Any:
-    """Read one value of the type of its option's default."""
+    """Return a value in the type of its option's default.
+
+    Raises:
+        ValueError: the value is not of that type or not allowed.
+    """
     kind: type[Any] = type(field.default)
     bounds = field.metadata
     if kind is str:
         if text not in bounds["allowed"]:
-            hint = f"{_given(text, bounds['allowed'])} (allowed: {', '.join(bounds['allowed'])})"
+            hint = f"{_quoted(text, bounds['allowed'])} (allowed: {', '.join(bounds['allowed'])})"
             raise ValueError(f"{where} is {hint}; default {field.default}")
         return text
     low, high = bounds["low"], bounds["high"]
@@ -98,11 +105,7 @@ def _value(where: str, text: str, field: dataclasses.Field[Any]) -> Any:
     return value
 
 
-def _given(name: str, allowed: Iterable[str]) -> str:
-    """Return the name in quotes and, if there is one, the nearest match."""
+def _quoted(name: str, allowed: Iterable[str]) -> str:
+    """Return the name in quotes, with the nearest match if there is one."""
     nearest = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f"{name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else "")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

@@ -12,10 +12,10 @@ from ppo_plasticity.interventions.structure import weight_names
 
 @dataclasses.dataclass
 class Parseval(Intervention):
-    """Add coef · Σ ‖W Wᵀ - scale · I‖² over hidden layers: rows stay orthogonal, of one length.
+    """Add coef · Σ ‖W Wᵀ - scale · I‖² over hidden layers: rows stay orthogonal, of equal length.
 
-    A matrix with more rows than columns has no orthogonal rows; its columns are meant then. Kernels
-    count as matrices of (channels, rest). Chung et al. 2024, arXiv 2412.07224.
+    A matrix with more rows than columns cannot have orthogonal rows; the term then uses its
+    columns. Kernels count as matrices of (channels, rest). Chung et al. 2024, arXiv 2412.07224.
     """
 
     coef: float = option(1e-4, "weight of the term", low=0)
@@ -23,15 +23,15 @@ class Parseval(Intervention):
     changes = frozenset({"loss"})
 
     def start(self, handle: Handle) -> None:
-        """Find the hidden layers."""
+        """Store the names of the hidden layers' weights."""
         self.names = weight_names(handle.module, head=False)
 
     def loss(self, handle: Handle, inputs: LossInputs) -> Tensor:
-        """Return the weighted sum over hidden layers."""
+        """Return the weighted sum over hidden layers, ()."""
         total = inputs.outputs.new_zeros(())
         for name in self.names:
-            weight = handle.parameters[name].flatten(1)
-            wide = weight if weight.shape[0] <= weight.shape[1] else weight.t()
+            weight = handle.parameters[name].flatten(1)  # (units, rest)
+            wide = weight if weight.shape[0] <= weight.shape[1] else weight.t()  # (short, long)
             target = self.scale * torch.eye(len(wide), device=wide.device, dtype=wide.dtype)
             total = total + (wide @ wide.t() - target).square().sum()
         return self.coef * total

@@ -9,7 +9,7 @@ from ppo_plasticity.interventions.base import Handle, Intervention
 
 @dataclasses.dataclass
 class ResetAdam(Intervention):
-    """Forget Adam's moments and step count after every batch.
+    """Reset Adam's moments and step count after every batch.
 
     Asadi et al. 2023, arXiv 2306.17833; a control of Moalla et al. 2024, arXiv 2405.00662.
     """

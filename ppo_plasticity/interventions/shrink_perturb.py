@@ -14,31 +14,32 @@ from ppo_plasticity.interventions.structure import fresh_parameters
 class ShrinkPerturb(Intervention):
     """Mix weights with fresh ones: θ ← keep · θ + (1 - keep) · θ_fresh.
 
-    Ash and Adams 2020, arXiv 1910.08475; softly in every step (`per=step`, `keep` near 1) Juliani
-    and Ash 2024, arXiv 2405.19153.
+    Ash and Adams 2020, arXiv 1910.08475. Juliani and Ash 2024, arXiv 2405.19153, mix softly in
+    every step (`per=step`, `keep` near 1).
     """
 
     keep: float = option(0.8, "share of the old weights", low=0, high=1)
     every: int = option(100, "batches or steps between two mixtures", low=1)
-    per: str = option("batch", "what `every` counts", allowed=("batch", "step"))
+    per: str = option("batch", "unit of `every`", allowed=("batch", "step"))
     changes = frozenset({"after_step", "after_batch"})
 
     def start(self, handle: Handle) -> None:
-        """Count from here."""
+        """Set the count to zero."""
         self.count = 0
 
     def after_step(self, handle: Handle, obs: Tensor) -> None:
-        """Mix if it is time."""
+        """Mix if `every` counts steps."""
         if self.per == "step":
             self._mix(handle)
 
     def after_batch(self, handle: Handle, obs: Tensor) -> None:
-        """Mix if it is time."""
+        """Mix if `every` counts batches."""
         if self.per == "batch":
             self._mix(handle)
 
     @torch.no_grad()
     def _mix(self, handle: Handle) -> None:
+        """Mix in every `every`-th call."""
         self.count += 1
         if self.count % self.every:
             return

@@ -1,7 +1,7 @@
-"""Which layers a network has: hidden ones, heads, who reads whose units; fresh weights for them.
+"""The layers of a network: hidden layers, their readers, the head; fresh weights for each.
 
 Networks are chains: layers run in the order in which the module holds them. The last `nn.Linear`
-is the head, all before is hidden.
+is the head; all layers before it are hidden.
 """
 
 import copy
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Tanh)
+NONLINEAR = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Sigmoid, nn.Tanh)
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
@@ -23,21 +23,23 @@ class CReLU(nn.Module):
     Shang et al. 2016; Abbas et al. 2023, arXiv 2303.07507.
     """
 
-    activation_name = "relu"  # so that probes know it as an activation (`units.activation_name`)
+    activation_name = "relu"  # for probes (`units.activation_name`)
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., units) to (..., 2 * units), or channels likewise."""
-        return torch.cat((functional.relu(inputs), functional.relu(-inputs)), self.dim)
+        """Map (..., units) to (..., 2 * units), or with `dim=-3` channels to twice as many."""
+        both = (functional.relu(inputs), functional.relu(-inputs))  # (..., units) each
+        return torch.cat(both, self.dim)  # (..., 2 * units)
 
 
 class InjectedHead(nn.Linear):
-    """A head with plasticity in reserve: W x at first; after injection frozen W x + new x - copy x.
+    """A head with plasticity in reserve: W x at first; after injection W x + new x - copy x.
 
-    Only W or only new receives gradients. The switch is a buffer, so it is saved with the weights.
+    Before the injection only W receives gradients, afterwards only `new`. The switch is a buffer,
+    so it is saved with the weights.
     Nikishin et al. 2023, arXiv 2305.15555.
     """
 
@@ -64,14 +66,14 @@ class InjectedHead(nn.Linear):
         return torch.where(self.injected, frozen + added, trained)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew and take the injection back."""
+        """Draw the weights anew and undo the injection."""
         super().reset_parameters()
-        if "injected" in self._buffers:  # it is not yet there when nn.Linear draws first
+        if "injected" in self._buffers:  # missing when nn.Linear first draws
             self.injected.fill_(False)
 
     @torch.no_grad()
     def inject(self, generator: torch.Generator) -> None:
-        """Draw the new layer and its copy, and switch over; outputs stay as they are."""
+        """Draw the new layer and its copy, and switch over; outputs do not change."""
         parameters = dict(self.named_parameters())
         for name, fresh in fresh_parameters(self, generator):
             if name.startswith("new_"):
@@ -82,13 +84,13 @@ class InjectedHead(nn.Linear):
 
 @dataclasses.dataclass(frozen=True)
 class HiddenLayer:
-    """A hidden layer and who reads its units."""
+    """A hidden layer and the layer that reads its units."""
 
     name: str
     layer: nn.Linear | nn.Conv2d
-    reader: nn.Module  # its input are the units after their activation
+    reader: nn.Module  # its inputs are the units after their activation
     outgoing: tuple[str, ...]  # names of the weights that multiply the units
-    copies: int  # how often a unit stands in the reader's input: twice after a CReLU
+    copies: int  # of each unit in the reader's inputs: two after a CReLU
 
     @property
     def units(self) -> int:
@@ -96,7 +98,7 @@ class HiddenLayer:
         return self.layer.weight.shape[0]
 
 
-def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
+def find_hidden_layers(module: nn.Module) -> list[HiddenLayer]:
     """Return the hidden layers in order."""
     found: list[HiddenLayer] = []
     layers = list(_chain(module))
@@ -115,7 +117,7 @@ def hidden_layers(module: nn.Module) -> list[HiddenLayer]:
 
 def weight_names(module: nn.Module, *, head: bool = True) -> list[str]:
     """Return the parameter names of weight matrices and kernels, with or without the head's."""
-    hidden = [parameter_name(layer.name, "weight") for layer in hidden_layers(module)]
+    hidden = [parameter_name(layer.name, "weight") for layer in find_hidden_layers(module)]
     return [*hidden, *(_reading(*named_head(module)) if head else ())]
 
 
@@ -152,11 +154,11 @@ def fresh_parameters(module: nn.Module, generator: torch.Generator) -> Iterator[
     """Yield names and new initial values of all parameters: PyTorch's defaults.
 
     Weights and biases of linear layers and convolutions are uniform within 1/√fan_in; gains of
-    normalisations are one and their offsets zero. Any other layer with a `reset_parameters` of its
-    own draws for itself, in a copy.
+    normalisations are one and their offsets zero. Any other layer draws with its own
+    `reset_parameters`, in a copy.
 
     Raises:
-        ValueError: a layer has parameters and no such method.
+        ValueError: a layer has parameters and no `reset_parameters`.
     """
     for name, layer in module.named_modules():
         for own, fresh in _fresh(layer, generator):
@@ -169,7 +171,7 @@ def init_bound(weight: Tensor) -> float:
 
 
 def _fresh(layer: nn.Module, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-    """Yield the layer's own parameters, without those of its children."""
+    """Yield names and new values of the layer's own parameters, without those of its children."""
     old = dict(layer.named_parameters(recurse=False))
     if isinstance(layer, NORMS):
         for name, value in old.items():
@@ -183,13 +185,14 @@ def _fresh(layer: nn.Module, generator: torch.Generator) -> Iterator[tuple[str, 
 
 
 def _uniform(old: Tensor, bound: float, generator: torch.Generator) -> Tensor:
+    """Return uniform numbers within ±bound, like `old` in shape, dtype and device."""
     uniform = torch.rand(old.shape, generator=generator, device=generator.device, dtype=old.dtype)
     return (uniform.to(old.device) * 2 - 1) * bound
 
 
 def _reset_copy(layer: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return a layer's parameters after `reset_parameters`; global random numbers stay theirs."""
-    fresh = copy.deepcopy(layer).cpu()  # where the global numbers are easily put back
+    """Return a layer's parameters after `reset_parameters`; the global generator is restored."""
+    fresh = copy.deepcopy(layer).cpu()  # the CPU's global generator is easily restored
     reset = getattr(fresh, "reset_parameters", None)
     if not callable(reset):
         kind, names = type(layer).__name__, [name for name, _ in layer.named_parameters()]
@@ -202,7 +205,7 @@ def _reset_copy(layer: nn.Module, generator: torch.Generator) -> dict[str, Tenso
 
 
 def _chain(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield names and modules without children."""
+    """Yield names and modules of the layers, those without children, in order."""
     children = list(module.named_children())
     if not children:
         yield prefix, module
@@ -211,10 +214,11 @@ def _chain(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 
 
 def _reading(name: str, reader: nn.Module) -> tuple[str, ...]:
-    """Return the names of a layer's weights."""
+    """Return the full names of a layer's weights."""
     own = [own for own, _ in reader.named_parameters() if own.endswith("weight")]
     return tuple(parameter_name(name, weight) for weight in own)
 
 
 def _without_gradient(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the outputs of a linear layer whose parameters get no gradient."""
     return functional.linear(inputs, weight.detach(), None if bias is None else bias.detach())

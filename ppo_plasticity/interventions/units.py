@@ -1,4 +1,4 @@
-"""How active hidden units are, and how a unit is replaced by a fresh one that nobody reads yet."""
+"""The activity of hidden units, and their replacement by fresh units that no layer reads yet."""
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,15 @@ from ppo_plasticity.interventions.structure import HiddenLayer, fresh_parameters
 
 @torch.no_grad()
 def activity(module: nn.Module, layers: list[HiddenLayer], obs: Tensor) -> list[Tensor]:
-    """Return for every hidden layer the mean |activation| of its units, (units,).
+    """Return the mean |activation| of each unit, (units,) per hidden layer.
 
-    Of a convolution it is the mean over positions, of a CReLU the mean over both halves.
+    For a convolution it is also the mean over positions, for a CReLU over both halves.
     """
     found: list[Tensor] = []
 
     def record(reader: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         layer = next(layer for layer in layers if layer.reader is reader)
+        # (rows, copies, units, positions)
         read = inputs[0].abs().reshape(len(obs), layer.copies, layer.units, -1)
         found.append(read.mean((0, 1, 3)))
 
@@ -30,13 +31,14 @@ def activity(module: nn.Module, layers: list[HiddenLayer], obs: Tensor) -> list[
 
 
 def outgoing(parameter: Tensor, layer: HiddenLayer) -> Tensor:
-    """Return the weights that read a layer's units, (outputs, copies, units, positions), a view."""
-    return parameter.view(len(parameter), layer.copies, layer.units, -1)
+    """Return a view of the weights that read a layer's units, or of their moments."""
+    shape = (len(parameter), layer.copies, layer.units, -1)
+    return parameter.view(shape)  # (outputs, copies, units, positions)
 
 
 @torch.no_grad()
 def replace(handle: Handle, layer: HiddenLayer, units: Tensor) -> None:
-    """Draw incoming weights anew, zero the outgoing ones, and forget their moments.
+    """Draw incoming weights anew, zero the outgoing weights, and reset the moments of both.
 
     Args:
         handle: the network.

@@ -22,7 +22,7 @@ class WeightClipping(Intervention):
 
     @torch.no_grad()
     def after_step(self, handle: Handle, obs: Tensor) -> None:
-        """Clip in place."""
+        """Clip the parameters in place."""
         parameters = dict(handle.module.named_parameters())
         for name in weight_names(handle.module):
             bound = self.factor * init_bound(parameters[name])

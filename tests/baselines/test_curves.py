@@ -1,4 +1,4 @@
-"""Learning curves: bins, weights, wall-clock, groups and bands, by hand."""
+"""Learning curves: bins, weights, wall-clock, groups and bands, against numbers by hand."""
 
 import math
 
@@ -11,21 +11,21 @@ from written_runs import battle_rows, write_run
 from baselines.errors import UsageError
 from baselines.results import stats
 from baselines.results.curves import (
-    WIN_RATE,
     bin_width,
-    final_value,
-    label_runs,
+    curve_end,
     make_band,
     make_curve,
     make_curves,
     read_metric,
     score_matrices,
 )
+from baselines.results.groups import group_across_envs
+from baselines.results.metrics import WIN_RATE
 
 
 @pytest.fixture
 def read(tmp_path):
-    """Return runs of which each is given as (rows, what its config says)."""
+    """Return a function that writes runs, each (rows, settings), and reads them."""
 
     def runs(*written, metric=WIN_RATE):
         for number, (rows, about) in enumerate(written):
@@ -60,7 +60,7 @@ def test_an_iteration_counts_in_the_bin_in_which_it_ends(read):
     np.testing.assert_allclose(make_curve(run, WIN_RATE, 100).values, [0.1, 0.2, 0.3])
 
 
-def test_a_bin_of_which_the_run_has_not_done_half_is_left_out(read):
+def test_a_last_bin_less_than_half_done_is_left_out(read):
     (run,) = read((battle_rows([0.1] * 4), {}))
     assert list(make_curve(run, WIN_RATE, 300).steps) == [150]  # the next middle is at 450
     assert len(make_curve(run, WIN_RATE, 1000).steps) == 0
@@ -83,17 +83,17 @@ def test_wall_clock_is_the_sum_of_all_times_of_all_iterations(read):
     assert curve.steps_per_second == 50
 
 
-def test_the_final_value_is_that_of_the_episodes_of_the_last_twentieth(read):
+def test_the_final_value_is_the_mean_over_the_episodes_of_the_last_5_percent(read):
     rows = battle_rows([0.0] * 95 + [0.2, 0.5, 0.6, 0.6, 0.6], every=10)
     rows[95]["charts/episodes"] = 30
     (run,) = read((rows, {}))
-    assert final_value(run, WIN_RATE) == pytest.approx((30 * 0.2 + 10 * 0.5 + 30 * 0.6) / 70)
+    assert curve_end(run, WIN_RATE) == pytest.approx((30 * 0.2 + 10 * 0.5 + 30 * 0.6) / 70)
 
 
-def test_a_metric_that_ceased_keeps_its_last_value(read):
+def test_a_metric_that_is_no_longer_logged_keeps_its_last_value(read):
     rows = [*battle_rows([0.1, 0.7]), {"global_step": 10_000}]
     (run,) = read((rows, {}))
-    assert final_value(run, WIN_RATE) == 0.7
+    assert curve_end(run, WIN_RATE) == 0.7
 
 
 @given(st.integers(1, 10**7), st.integers(1, 10**7))
@@ -109,7 +109,7 @@ def test_bins_are_round_few_and_no_shorter_than_an_iteration(steps, total):
 
 
 class _Run:
-    """A run of which only the ends of its iterations are known."""
+    """A run that knows only the last steps of its iterations."""
 
     def __init__(self, steps):
         self.steps, self.last_step = np.array(steps, np.float64), steps[-1]
@@ -128,26 +128,26 @@ def test_runs_are_grouped_by_algorithm_and_by_the_settings_that_differ(read):
         (battle_rows([0.1]), {"seed": 1, "learning_rate": 0.01}),
         (battle_rows([0.1]), {"seed": 1, "algorithm": "qmix", "mixer": "sum"}),
     )
-    sizes = {label: len(some) for label, some in label_runs(runs).items()}
+    sizes = {label: len(members) for label, members in group_across_envs(runs).items()}
     assert sizes == {"mappo, learning_rate=0.001": 2, "mappo, learning_rate=0.01": 1, "qmix": 1}
     (environment,) = make_curves(runs, WIN_RATE)
     seeds = [[curve.run.seed for curve in group.curves] for group in environment.groups]
     assert seeds == [[1, 2], [1], [1]]
 
 
-def test_labels_name_the_settings_that_were_asked_for(read):
+def test_labels_name_the_requested_settings(read):
     runs = read(
         (battle_rows([0.1]), {"profile": "batched", "learning_rate": 0.1}),
         (battle_rows([0.1]), {"profile": "smacv2_paper", "learning_rate": 0.2}),
         (battle_rows([0.1]), {"algorithm": "vdn"}),
     )
-    assert list(label_runs(runs, ["profile"])) == [
+    assert list(group_across_envs(runs, ["profile"])) == [
         "mappo, profile=batched",
         "mappo, profile=smacv2_paper",
         "vdn",
     ]
     with pytest.raises(UsageError, match=r"unknown setting 'profil'. Did you mean 'profile'"):
-        label_runs(runs, ["profil"])
+        group_across_envs(runs, ["profil"])
 
 
 def test_a_group_has_one_label_in_all_environments(read):
@@ -156,8 +156,14 @@ def test_a_group_has_one_label_in_all_environments(read):
         (battle_rows([0.1]), {"env": "smacv2/zerg_5_vs_5-v0"}),
     )
     environments = make_curves(runs, WIN_RATE)
-    assert [one.id for one in environments] == ["smacv2/terran_5_vs_5-v0", "smacv2/zerg_5_vs_5-v0"]
-    assert [group.label for one in environments for group in one.groups] == ["mappo", "mappo"]
+    assert [environment.env_id for environment in environments] == [
+        "smacv2/terran_5_vs_5-v0",
+        "smacv2/zerg_5_vs_5-v0",
+    ]
+    assert [group.label for environment in environments for group in environment.groups] == [
+        "mappo",
+        "mappo",
+    ]
 
 
 def test_the_line_of_a_group_ends_where_its_first_run_ends(read):
@@ -171,7 +177,7 @@ def test_the_line_of_a_group_ends_where_its_first_run_ends(read):
     assert (environment.last_step, environment.common_steps) == (600, 350)
 
 
-def test_bins_that_one_run_lacks_are_bridged(read):
+def test_a_bin_that_a_run_lacks_is_interpolated(read):
     gap = battle_rows([0.0, 0.5, 1.0])
     del gap[1]
     runs = read((gap, {"seed": 1}), (battle_rows([1.0, 0.0, 0.0]), {"seed": 2}))
@@ -180,7 +186,7 @@ def test_bins_that_one_run_lacks_are_bridged(read):
 
 
 def test_over_wall_clock_runs_are_averaged_at_equal_times(read):
-    # Both rise by 0.1 each 100 steps, the second at half the speed.
+    # Both rise by 0.1 per 100 steps, the second at half the speed.
     rates = np.linspace(0.1, 1.0, 10)
     runs = read(
         (battle_rows(rates, seconds=1.0), {"seed": 1}),
@@ -203,7 +209,7 @@ def test_runs_without_times_have_no_wall_clock(read):
     assert math.isnan(group.curves[0].steps_per_second)
 
 
-def test_a_lone_run_has_a_line_and_no_interval(read):
+def test_a_single_run_has_a_line_and_no_interval(read):
     (environment,) = make_curves(read((battle_rows([0.2, 0.4]), {})), WIN_RATE)
     band = environment.groups[0].over_steps
     np.testing.assert_allclose(band.centre, [0.2, 0.4])
@@ -230,7 +236,7 @@ def test_areas_end_where_all_runs_have_values(read):
     assert math.isnan(group.curves[0].area(50))
 
 
-def test_scores_over_environments_need_as_many_runs_in_each(read):
+def test_scores_over_environments_need_equally_many_runs_in_each(read):
     zerg = "smacv2/zerg_5_vs_5-v0"
     runs = read(
         (battle_rows([0.1]), {"seed": 1}),
@@ -246,7 +252,7 @@ def test_scores_over_environments_need_as_many_runs_in_each(read):
 # Bad input ---------------------------------------------------------------------------------------
 
 
-def test_an_unknown_metric_is_answered_with_the_nearest(read):
+def test_an_unknown_metric_is_refused_with_the_nearest_name(read):
     with pytest.raises(UsageError, match=r"'charts/win_rat'. Did you mean 'charts/win_rate'"):
         read((battle_rows([0.1]), {}), metric="charts/win_rat")
 
@@ -264,7 +270,7 @@ def test_runs_that_have_logged_nothing_are_refused(read):
         read(([], {}))
 
 
-def test_a_folder_of_runs_holds_runs_and_groups_of_seeds(tmp_path):
+def test_a_folder_of_runs_may_hold_runs_and_groups_of_seeds(tmp_path):
     write_run(tmp_path / "lone", battle_rows([0.1]))
     for seed in (1, 2):
         write_run(tmp_path / "group" / f"seed{seed}", battle_rows([0.1]), seed=seed)
@@ -272,7 +278,7 @@ def test_a_folder_of_runs_holds_runs_and_groups_of_seeds(tmp_path):
     assert len(read_metric([str(tmp_path), str(tmp_path / "lone")], WIN_RATE)) == 3
 
 
-def test_damaged_lines_are_counted_but_for_the_last(read):
+def test_damaged_lines_before_the_last_are_counted(read):
     rows = battle_rows([0.1, 0.2, 0.3])
     rows.insert(1, '{"global_step": 150, "charts/win')
     rows.insert(2, '["no", "row"]')

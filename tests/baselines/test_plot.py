@@ -1,4 +1,4 @@
-"""The command that draws learning curves, as a whole."""
+"""`baselines plot` as a whole: its figure, its numbers, its tables, its messages."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from written_runs import battle_rows, write_run
 
 from baselines.cli import main
-from baselines.results.curves import WIN_RATE
+from baselines.results.metrics import WIN_RATE
 
 ZERG = "smacv2/zerg_5_vs_5-v0"
 
@@ -37,7 +37,7 @@ def plot(tmp_path, *arguments):
 def test_the_command_writes_a_figure_its_numbers_and_a_table(runs, tmp_path, capsys):
     assert plot(tmp_path, runs) == 0
     said = capsys.readouterr().out
-    # The last 5 % of 400,000 steps are two rows, which have 39 / 40 and 40 / 40 of the gain.
+    # The last 5 % of 400,000 steps are two rows, with 39 / 40 and 40 / 40 of the gain.
     assert re.search(r"mappo +1,2  0.2987 / 0.3975 +0.3481  0.2987 to 0.3975", said)
     assert re.search(r"400,000 +10,000  40.0 seconds", said)
     assert "over all 2 environments:" in said
@@ -51,7 +51,7 @@ def test_the_command_writes_a_figure_its_numbers_and_a_table(runs, tmp_path, cap
     assert "StarCraft" not in text
 
 
-def test_the_numbers_are_those_drawn(runs, tmp_path):
+def test_the_json_holds_the_numbers_of_the_figure(runs, tmp_path):
     assert plot(tmp_path, runs) == 0
     numbers = json.loads((tmp_path / "out.json").read_text())
     assert (numbers["metric"], numbers["statistic"]) == (WIN_RATE, "mean")
@@ -67,7 +67,7 @@ def test_the_numbers_are_those_drawn(runs, tmp_path):
     assert numbers["environments"][ZERG]["published"] == {}
 
 
-def test_published_curves_are_drawn_and_told_apart(runs, tmp_path, capsys):
+def test_published_curves_are_drawn_with_their_own_lines_and_names(runs, tmp_path, capsys):
     assert plot(tmp_path, runs, "--published") == 0
     text = (tmp_path / "out.svg").read_text()
     for name in ("MAPPO", "QMIX", "open-loop MAPPO"):
@@ -85,7 +85,7 @@ def test_the_interquartile_mean_can_be_drawn_instead(runs, tmp_path, capsys):
     assert found["bin_steps"] == 50_000
 
 
-def test_a_lone_run_has_no_interval_and_null_in_the_numbers(tmp_path, capsys):
+def test_a_single_run_has_no_interval_and_null_in_the_json(tmp_path, capsys):
     run = write_run(tmp_path / "run", battle_rows([0.5, 0.5]))
     assert plot(tmp_path, run) == 0
     assert re.search(r"mappo +1 +0.5 +0.5 +– +0.5", capsys.readouterr().out)
@@ -93,7 +93,7 @@ def test_a_lone_run_has_no_interval_and_null_in_the_numbers(tmp_path, capsys):
     assert environment["groups"]["mappo"]["final_interval"] == [None, None]
 
 
-def test_what_is_left_out_is_said(runs, tmp_path, capsys):
+def test_runs_that_are_left_out_are_named_with_the_reason(runs, tmp_path, capsys):
     write_run(runs / "empty", [], seed=3)
     write_run(runs / "other", [{"global_step": 5, "losses/entropy": 1.0}], seed=4)
     write_run(runs / "short", battle_rows([0.1], every=100), seed=5)
@@ -108,7 +108,7 @@ def test_what_is_left_out_is_said(runs, tmp_path, capsys):
     assert "smacv2/terran_5_vs_5-v0, mappo: a seed comes twice" in said
 
 
-def test_the_files_go_where_they_are_sent(runs, tmp_path):
+def test_out_may_be_a_folder_or_one_of_the_files(runs, tmp_path):
     folder = tmp_path / "figures"
     folder.mkdir()
     assert main(["plot", str(runs), "--out", str(folder)]) == 0
@@ -135,12 +135,14 @@ def test_the_files_go_where_they_are_sent(runs, tmp_path):
         (["RUNS", "--out", "file/x"], "--out file"),
     ],
 )
-def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch, arguments, words):
+def test_bad_input_gives_an_error_of_one_line(
+    runs, tmp_path, capsys, monkeypatch, arguments, words
+):
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "atari", battle_rows([0.1]), env="ALE/Phoenix-v5", algorithm="ppo")
     (tmp_path / "file").write_text("")
     places = {"RUNS": str(runs), "ATARI": "atari"}
-    assert main(["plot", *(places.get(one, one) for one in arguments)]) == 2
+    assert main(["plot", *(places.get(argument, argument) for argument in arguments)]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

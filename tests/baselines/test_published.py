@@ -1,4 +1,4 @@
-"""The published curves in the package against the tables that others computed from their source."""
+"""The published curves in the package against win rates computed from the authors' own file."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ SCENARIOS = [
     for race in ("protoss", "terran", "zerg")
     for size in ("5_vs_5", "10_vs_10", "20_vs_20", "10_vs_11", "20_vs_23")
 ]
-# Win rates in percent, means over runs, read from the authors' own file of all tests: within 10 %
-# of 2 M steps, and over the last million of 10 M. The bins that are kept here are coarser.
+# Win rates in percent, means over runs, from the authors' own file of all tests: within 10 % of
+# 2 M steps, and over the last million of 10 M. The bins in the package are coarser.
 AT_2M = {
     "mappo": {"protoss": 33, "terran": 39, "zerg": 26},
     "qmix": {"protoss": 50, "terran": 62, "zerg": 41},
@@ -41,7 +41,7 @@ def test_win_rates_at_the_end_are_those_published(algorithm):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_scenario_of_the_benchmark_has_runs_of_all_three(scenario):
+def test_every_scenario_of_the_benchmark_has_runs_of_all_three_algorithms(scenario):
     assert scenario in scenario_names()
     for algorithm in NAMES:
         curves = published(scenario, algorithm)
@@ -56,10 +56,10 @@ def test_a_run_without_tests_near_a_step_is_left_out():
     assert len(curves.near(2e6)) == 6
     assert len(curves.near(10e6)) == 5  # one run ended early
     assert len(curves.near(20e6)) == 0
-    assert len(curves.near(50_000)) == 0  # its bin goes on to 250,000
+    assert len(curves.near(50_000)) == 0  # its bin extends to 250,000
 
 
-def test_what_is_not_published_is_refused_with_the_nearest():
+def test_an_unpublished_scenario_or_algorithm_is_refused_with_the_nearest_name():
     assert not is_published("ALE/Phoenix-v5")
     with pytest.raises(UsageError, match="Did you mean 'zerg_5_vs_5'"):
         published("smacv2/zerg_5_vs_6-v0", "mappo")

@@ -1,88 +1,89 @@
-"""Figures and early warnings of run folders: statistics by hand, then the command as a whole."""
+"""Early warnings and figures of run folders: averages by hand, then the command as a whole."""
 
 import json
 import math
 import re
+import subprocess
 import sys
 import xml.dom.minidom
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import written_runs
 
 from baselines.cli import main
-from baselines.results import early_warnings, figures, report, series
+from baselines.results import early_warnings, figures, groups, metrics, report, series
 from baselines.results.early_warnings import find_warnings, first_lasting, running_median
-from baselines.results.series import Series, kendall_tau, read_run, smooth, spearman_rho
+from baselines.results.series import Series, read_run, smooth
+from baselines.runs.records import read_record
 
 TOTAL = 100_000
 MEASURED = {
-    series.RANK: 30.0,
-    series.DEAD_UNITS: 0.0,
-    series.NORM: 2.0,
-    series.POLICY_VARIANCE: 0.01,
-    series.EXCESS: 1.9,
-    series.BELOW_CLIP: 0.7,
-    series.KL: 0.02,
+    metrics.RANK: 30.0,
+    metrics.DEAD_UNITS: 0.0,
+    metrics.NORM: 2.0,
+    metrics.POLICY_VARIANCE: 0.01,
+    metrics.EXCESS: 1.9,
+    metrics.BELOW_CLIP: 0.7,
+    metrics.KL: 0.02,
 }
 
 
-def record(seed, env="Hopper-v5", algorithm="ppo", **config):
-    return {
-        "algorithm": algorithm,
-        "environment": {"id": env, "fingerprint": {}},
-        "resumed": [],
-        "config": {
-            "env": env,
-            "seed": seed,
-            "total_steps": TOTAL,
-            "hidden_size": 64,
-            "runs_dir": f"runs{seed}",
-            "learning_rate": 0.0003,
-        }
-        | config,
+def settings_of(seed, **settings):
+    """Return the settings of a run, by default PPO on Hopper."""
+    defaults = {
+        "env": "Hopper-v5",
+        "algorithm": "ppo",
+        "total_steps": TOTAL,
+        "hidden_size": 64,
+        "runs_dir": f"runs{seed}",
+        "learning_rate": 0.0003,
     }
+    return defaults | settings | {"seed": seed}
 
 
-def write_run(folder, rows, tail="", **about):
-    """Write a run folder whose row k is logged at step 1000 (k + 1)."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(record(**about)))
-    lines = [json.dumps({"global_step": 1000 * k, **row}) for k, row in enumerate(rows, 1)]
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n" + tail)
+def write_run(folder, rows, tail="", **settings):
+    """Write a run folder; row k is logged at step 1000 k, and `tail` is a half-written line."""
+    logged = [{"global_step": 1000 * k, **row} for k, row in enumerate(rows, 1)]
+    written_runs.write_run(folder, logged, **settings_of(**settings))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(tail)
     return folder
 
 
 def measured_rows(count, **changed):
-    """Return rows of a healthy run; `changed` gives a metric, by its short name, other values."""
+    """Return rows of a healthy run; `changed` replaces a metric, by its name in metrics.py."""
     rows = []
     for index in range(count):
-        row = MEASURED | {series.RETURN: 10.0 + index, series.ENTROPY: 1.0}
+        row = MEASURED | {metrics.RETURN: 10.0 + index, metrics.ENTROPY: 1.0}
         for name, values in changed.items():
-            row[getattr(series, name)] = values[index]
+            row[getattr(metrics, name)] = values[index]
         rows.append(row)
     return rows
 
 
+def read(folder):
+    return read_run(folder, read_record(folder))
+
+
 def run_of(tmp_path, count=100, **changed):
     folder = write_run(tmp_path / "run", measured_rows(count, **changed), seed=1)
-    return read_run(folder, record(1))
+    return read(folder)
 
 
-# Statistics --------------------------------------------------------------------------------------
+# Averages ----------------------------------------------------------------------------------------
 
 
-def test_smoothing_is_the_average_of_what_was_seen_weighted_by_age():
+def test_smoothing_is_an_average_of_past_values_weighted_by_age():
     np.testing.assert_allclose(smooth([1, 3, 2], alpha=0.5), [1, 3.5 / 1.5, (2 + 1.75) / 1.75])
     np.testing.assert_allclose(smooth([4.0] * 50), 4.0)
 
 
 def test_the_final_mean_covers_the_window_that_ends_at_the_last_point():
-    one = Series(np.array([10.0, 50.0, 95.0, 100.0]), np.array([1.0, 2.0, 4.0, 8.0]))
-    assert series.final_mean(one, 10) == 6
-    assert series.final_mean(one, 5) == 8  # the window is (95, 100]
-    assert series.final_mean(one, 10, before=1) == pytest.approx(14 / 3)
+    points = Series(np.array([10.0, 50.0, 95.0, 100.0]), np.array([1.0, 2.0, 4.0, 8.0]))
+    assert series.final_mean(points, 10) == 6
+    assert series.final_mean(points, 5) == 8  # the window is (95, 100]
+    assert series.final_mean(points, 10, before=1) == pytest.approx(14 / 3)
     assert math.isnan(series.final_mean(series.EMPTY, 10))
 
 
@@ -110,33 +111,6 @@ def test_a_shorter_run_leaves_the_grid_where_it_ends():
     np.testing.assert_allclose(rows[2], [7, 8, 9, np.nan, np.nan])
 
 
-def test_rank_correlations_equal_those_counted_by_hand():
-    x, y = [1, 2, 3, 4], [1, 3, 2, 4]  # five of six pairs agree; squared rank differences: 2
-    assert kendall_tau(x, y) == pytest.approx(4 / 6)
-    assert spearman_rho(x, y) == pytest.approx(1 - 6 * 2 / (4 * 15))
-    x, y = [1, 1, 2], [1, 2, 3]  # a tie in x: two of two pairs agree, y has three
-    assert kendall_tau(x, y) == pytest.approx(2 / math.sqrt(2 * 3))
-    assert spearman_rho(x, y) == pytest.approx(1.5 / math.sqrt(1.5 * 2))
-
-
-@pytest.mark.parametrize("correlation", [kendall_tau, spearman_rho])
-def test_rank_correlations_of_a_constant_or_of_nothing_are_nan(correlation):
-    for x, y in (([], []), ([1.0], [2.0]), ([3.0, 3.0], [1.0, 2.0])):
-        assert math.isnan(correlation(x, y))
-
-
-@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=2, max_size=30))
-def test_rank_correlations_see_order_only(points):
-    x, y = np.array(points, np.float64).T
-    for correlation in (kendall_tau, spearman_rho):
-        value = correlation(x, y)
-        assert math.isnan(value) or -1 - 1e-9 <= value <= 1 + 1e-9
-        same = pytest.approx(value, abs=1e-9, nan_ok=True)
-        assert correlation(np.exp(x), y**3) == same
-        assert correlation(y, x) == same
-        assert -correlation(-x, y) == same
-
-
 # Early warnings ----------------------------------------------------------------------------------
 
 
@@ -160,7 +134,7 @@ def test_a_norm_that_doubles_is_dated_by_its_running_median(tmp_path):
         ("EXCESS", 2.0, 3.0, "excess ratio rising"),
     ],
 )
-def test_a_rule_fires_at_its_threshold_and_not_short_of_it(tmp_path, metric, before, after, kind):
+def test_a_rule_fires_at_its_threshold_and_not_below_it(tmp_path, metric, before, after, kind):
     run = run_of(tmp_path / "at", **{metric: [before] * 50 + [after] * 50})
     assert [found.kind for found in find_warnings(run)] == [kind]
     nearly = after + 0.01 * (before - after)
@@ -176,7 +150,7 @@ def test_bursts_and_the_first_tenth_of_training_give_no_warning(tmp_path):
     assert find_warnings(run) == []
 
 
-def test_a_return_that_loses_half_of_its_gain_has_fallen_whatever_its_sign(tmp_path):
+def test_a_return_of_any_sign_has_fallen_when_half_of_its_gain_is_lost(tmp_path):
     learns = list(np.linspace(-500, -100, 50))
     run = run_of(tmp_path / "falls", RETURN=learns + [-400.0] * 50)
     (found,) = find_warnings(run)
@@ -186,18 +160,18 @@ def test_a_return_that_loses_half_of_its_gain_has_fallen_whatever_its_sign(tmp_p
     assert find_warnings(run) == []
 
 
-def test_noise_of_a_return_that_never_rose_is_no_fall(tmp_path):
+def test_noise_of_a_return_that_never_rose_gives_no_warning(tmp_path):
     noise = np.random.default_rng(1).normal(size=100)
     assert find_warnings(run_of(tmp_path, RETURN=list(noise))) == []
 
 
 def test_warnings_come_in_the_order_of_time_and_say_whether_they_last(tmp_path):
     run = run_of(tmp_path, NORM=[2.0] * 30 + [9.0] * 40 + [2.0] * 30, RANK=[30.0] * 60 + [1.0] * 40)
-    found = [(one.kind, one.lasts) for one in find_warnings(run)]
+    found = [(warning.kind, warning.lasts) for warning in find_warnings(run)]
     assert found == [("norm growing", False), ("rank falling", True)]
 
 
-def test_what_holds_must_hold_five_times_in_a_row():
+def test_a_rule_must_hold_five_times_in_a_row():
     fires = np.array([1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1], bool)
     assert first_lasting(fires) == 5
     assert first_lasting(fires, start=6) == 6
@@ -208,7 +182,7 @@ def test_the_running_median_grows_into_its_window():
     np.testing.assert_array_equal(running_median(np.array([4.0, 2, 9, 1]), 3), [4, 3, 4, 2])
 
 
-def test_every_rule_says_what_it_means():
+def test_every_rule_has_a_sentence_for_the_report():
     assert all((rule.__doc__ or "").endswith((".", ".\n    ")) for *_, rule in early_warnings.RULES)
 
 
@@ -219,33 +193,30 @@ def test_groups_are_labelled_by_the_settings_in_which_they_differ():
     same = {"algorithm": "ppo", "env": "Hopper-v5", "pfo_mode": "soft"}
     first = {**same, "pfo_coef": 0.0, "intervention": []}
     second = {**same, "pfo_coef": 10.0, "intervention": ["redo"]}
-    assert report.labels([first, second]) == [
+    assert groups.labels([first, second]) == [
         "pfo_coef=0, intervention=none",
         "pfo_coef=10, intervention=redo",
     ]
-    assert report.labels([first]) == ["ppo"]
+    assert groups.labels([first]) == ["ppo"]
 
 
-def test_labels_stay_short_and_apart():
+def test_labels_are_short_and_distinct():
     many = [
         {"algorithm": "ppo", **{f"field{k}": (1, k % 5, 2)[group] for k in range(7)}}
         for group in (0, 2, 2)
     ]
     many[2] = many[2] | {"field6": 3}
-    found = report.labels(many)
+    found = groups.labels(many)
     assert found[0] == "field0=1, field1=1, field2=1, field3=1, +3 more"
     assert len(set(found)) == 3
 
 
-def test_seed_and_folder_do_not_part_a_group(tmp_path):
+def test_runs_that_differ_in_seed_and_device_form_one_group(tmp_path):
     runs = [
-        read_run(
-            write_run(tmp_path / str(seed), measured_rows(3), seed=seed, device=device),
-            record(seed, device=device),
-        )
+        read(write_run(tmp_path / str(seed), measured_rows(3), seed=seed, device=device))
         for seed, device in ((2, "cpu"), (1, "cuda"))
     ]
-    (group,) = report.group_runs(runs).values()
+    (group,) = groups.group_runs(runs).values()
     assert [run.seed for run in group] == [1, 2]
 
 
@@ -260,10 +231,10 @@ def out(tmp_path):
 def svgs(page):
     """Return the figures of a page, each parsed."""
     found = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    return [xml.dom.minidom.parseString(one) for one in found]
+    return [xml.dom.minidom.parseString(svg) for svg in found]
 
 
-def test_the_report_is_one_page_that_needs_nothing_else(tmp_path, out, capsys):
+def test_the_report_is_a_single_self_contained_page(tmp_path, out, capsys):
     group = tmp_path / "group"
     for seed in (1, 2):
         rows = measured_rows(100, NORM=[2.0] * 50 + [5.0] * 50)
@@ -283,30 +254,28 @@ def test_the_report_is_one_page_that_needs_nothing_else(tmp_path, out, capsys):
     assert names == {f"Hopper-v5_{kind}.{end}" for kind in kinds for end in ("png", "svg")}
 
 
-def test_the_network_of_action_values_stands_in_the_actors_place(tmp_path):
+def test_the_agent_of_a_value_based_learner_is_read_as_the_actor(tmp_path):
     rows = measured_rows(20)
     agent = [{name.replace("/actor", "/agent"): value for name, value in r.items()} for r in rows]
     for name, written in (("actor", rows), ("agent", agent)):
         write_run(tmp_path / name, written, seed=1, algorithm="qmix")
-    actor, found = (read_run(tmp_path / name, record(1)) for name in ("actor", "agent"))
+    actor, found = (read(tmp_path / name) for name in ("actor", "agent"))
     assert found.measured
     assert found.series.keys() == actor.series.keys()
-    assert found[series.RANK].values.tolist() == actor[series.RANK].values.tolist()
+    assert found[metrics.RANK].values.tolist() == actor[metrics.RANK].values.tolist()
 
 
-def test_a_run_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path):
-    row = {series.NORM: float("nan"), series.RANK: None, series.EXCESS: float("inf")}
+def test_a_run_in_progress_is_read_up_to_its_last_complete_line(tmp_path):
+    row = {metrics.NORM: float("nan"), metrics.RANK: None, metrics.EXCESS: float("inf")}
     rows = [*measured_rows(4), row]
     folder = write_run(tmp_path / "run", rows, tail='{"global_step": 6000, "plasti', seed=1)
-    run = read_run(folder, record(1))
+    run = read(folder)
     assert run.last_step == 5000
-    assert [len(run[name]) for name in (series.NORM, series.RANK, series.EXCESS)] == [4, 4, 4]
+    assert [len(run[name]) for name in (metrics.NORM, metrics.RANK, metrics.EXCESS)] == [4, 4, 4]
 
 
-def test_runs_without_probe_are_drawn_as_far_as_they_go_with_one_line_that_names_it(
-    tmp_path, out, capsys
-):
-    rows = [{series.RETURN: 1.0, series.ENTROPY: 2.0}, {series.ENTROPY: 1.5}]
+def test_runs_without_probe_are_drawn_and_named_in_a_line(tmp_path, out, capsys):
+    rows = [{metrics.RETURN: 1.0, metrics.ENTROPY: 2.0}, {metrics.ENTROPY: 1.5}]
     folder = write_run(tmp_path / "run", rows, seed=1)
     assert main(["plasticity", str(folder), "--out", str(out)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "--probe" in line]
@@ -314,13 +283,13 @@ def test_runs_without_probe_are_drawn_as_far_as_they_go_with_one_line_that_names
     assert len(svgs((out / "index.html").read_text())) == 2  # no trust region
 
 
-def test_too_few_measurements_for_warnings_are_said(tmp_path):
-    (line,) = report.notes([run_of(tmp_path / "few", count=13)])  # four of them after 10 %
+def test_a_line_names_runs_with_too_few_measurements_for_warnings(tmp_path):
+    (line,) = report.report_notes([run_of(tmp_path / "few", count=13)])  # four of them after 10 %
     assert "too few for warnings" in line
-    assert report.notes([run_of(tmp_path / "enough", count=14)]) == []
+    assert report.report_notes([run_of(tmp_path / "enough", count=14)]) == []
 
 
-def test_environments_are_reported_apart(tmp_path, out, capsys):
+def test_every_environment_has_its_own_section(tmp_path, out, capsys):
     envs = {"ALE/Phoenix-v5": "ppo", "smacv2/terran_5_vs_5-v0": "mappo"}
     folders = [
         write_run(tmp_path / algorithm, measured_rows(30), seed=1, env=env, algorithm=algorithm)
@@ -334,27 +303,27 @@ def test_environments_are_reported_apart(tmp_path, out, capsys):
     assert len(svgs((out / "index.html").read_text())) == 6
 
 
-def test_capacity_is_drawn_where_it_was_probed(tmp_path):
+def test_capacity_is_drawn_if_it_was_probed(tmp_path):
     folder = write_run(tmp_path / "run", measured_rows(20), seed=1)
     losses = {"last_minibatch": [0.1, 0.2, None, 0.6]}
     content = {"steps": [0, 5000, 10_000, 20_000], "actor": losses, "critic": losses}
     (folder / "capacity.json").write_text(json.dumps({**content, "protocol": {}}))
-    run = read_run(folder, record(1))
-    np.testing.assert_array_equal(run[series.CAPACITY].steps, [0, 5000, 20_000])
-    assert figures.final_value(run, series.CAPACITY) == pytest.approx(0.4)  # and the one before
+    run = read(folder)
+    np.testing.assert_array_equal(run[metrics.CAPACITY].steps, [0, 5000, 20_000])
+    assert figures.final_value(run, metrics.CAPACITY) == pytest.approx(0.4)  # and the one before
     figure = figures.draw_curves({"ppo": [run]}, {})
     assert "Actor capacity loss" in [axis.get_title() for axis in figure.axes]
 
 
-def test_the_excess_ratio_of_a_box_is_the_papers_where_it_was_logged(tmp_path):
+def test_the_excess_ratio_of_a_box_is_the_papers_if_it_was_logged(tmp_path):
     values = list(np.linspace(2, 3, 100))
     run = run_of(tmp_path / "short", EXCESS=values)
-    assert figures.final_value(run, series.EXCESS) == pytest.approx(np.mean(values[-5:]))
+    assert figures.final_value(run, metrics.EXCESS) == pytest.approx(np.mean(values[-5:]))
     run = run_of(tmp_path / "long", EXCESS=values, EXCESS_WINDOW=[math.nan] * 50 + [2.5] * 50)
-    assert figures.final_value(run, series.EXCESS) == 2.5
+    assert figures.final_value(run, metrics.EXCESS) == 2.5
 
 
-def test_labels_with_markup_are_shown_as_they_are(tmp_path, out):
+def test_labels_with_markup_are_escaped(tmp_path, out):
     folders = [
         write_run(tmp_path / str(k), measured_rows(9), seed=1, env_option=[f"<b>$x_{k}$</b>"])
         for k in range(2)
@@ -367,11 +336,11 @@ def test_labels_with_markup_are_shown_as_they_are(tmp_path, out):
 
 def test_a_run_named_twice_counts_once(tmp_path, out):
     folder = write_run(tmp_path / "group" / "seed1", measured_rows(9), seed=1)
-    assert len(report.read_runs([str(folder), str(folder.parent)])) == 1
+    assert len(groups.read_runs([str(folder), str(folder.parent)])) == 1
 
 
 @pytest.mark.parametrize("case", ["nowhere", "nothing named", "nothing logged", "no room"])
-def test_bad_input_is_answered_in_one_line(tmp_path, out, capsys, case):
+def test_bad_input_gives_an_error_of_one_line(tmp_path, out, capsys, case):
     folder = write_run(
         tmp_path / "run", [] if case == "nothing logged" else measured_rows(3), seed=1
     )
@@ -395,3 +364,29 @@ def test_without_matplotlib_one_line_says_what_to_install(tmp_path, out, capsys,
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["plasticity", str(folder), "--out", str(out)]) == 2
     assert "pip install 'smacv2-suite[plots]'" in capsys.readouterr().err
+
+
+# Imports -----------------------------------------------------------------------------------------
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+import baselines.results
+for module in pkgutil.iter_modules(baselines.results.__path__, "baselines.results."):
+    importlib.import_module(module.name)
+print(*sys.modules)
+"""
+
+
+def test_results_import_neither_pytorch_nor_a_learner():
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = done.stdout.split()
+    assert not {"torch", "matplotlib", "ppo_plasticity"} & set(imported)
+    others = {name for name in imported if re.match(r"baselines(?!\.results\b)", name)}
+    assert others == {
+        "baselines",
+        "baselines.config",
+        "baselines.errors",
+        "baselines.runs",
+        "baselines.runs.records",
+    }

@@ -1,5 +1,7 @@
 """Statistics against published numbers, against rliable's, and by hand."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,11 +12,13 @@ from baselines.results import stats
 from baselines.results.stats import (
     area_under_curve,
     iqm,
+    kendall_tau,
     performance_profile,
     probability_of_improvement,
+    spearman_rho,
     stratified_bootstrap,
-    wilson_interval,
 )
+from smacv2.stats import wilson_interval
 
 # Constants below are those of rliable 1.2.0 (with arch 5.4.0, NumPy 1.24.4, SciPy 1.10.1).
 X = np.array([[0.31, 0.64, 0.42], [0.35, 0.62, 0.40], [0.29, 0.70, 0.37], [0.44, 0.58, 0.41]])
@@ -66,7 +70,7 @@ def test_the_interquartile_mean_drops_whole_scores_only():
 
 
 @given(MATRICES, st.randoms(use_true_random=False))
-def test_the_interquartile_mean_lies_within_the_scores_in_whatever_order_runs_come(scores, random):
+def test_the_interquartile_mean_is_within_the_scores_in_any_order_of_runs(scores, random):
     value = iqm(scores)
     assert scores.min() <= value <= scores.max()
     shuffled = np.array([random.sample(column, len(column)) for column in scores.T.tolist()]).T
@@ -105,7 +109,7 @@ def test_the_probability_of_improvement_counts_pairs_and_half_of_the_ties():
 
 
 @given(st.data(), st.integers(1, 5))
-def test_the_probabilities_of_two_algorithms_to_improve_on_each_other_add_up_to_one(data, tasks):
+def test_the_probabilities_of_improvement_in_both_directions_add_up_to_one(data, tasks):
     x, y = (
         data.draw(arrays(np.float64, (data.draw(st.integers(1, 6)), tasks), elements=NUMBERS))
         for _ in range(2)
@@ -113,7 +117,7 @@ def test_the_probabilities_of_two_algorithms_to_improve_on_each_other_add_up_to_
     forth, back = probability_of_improvement(x, y), probability_of_improvement(y, x)
     assert 0 <= forth <= 1
     assert forth + back == pytest.approx(1)
-    assert probability_of_improvement(x**3, y**3) == forth  # order is all it sees
+    assert probability_of_improvement(x**3, y**3) == forth  # only the order matters
 
 
 def test_algorithms_are_compared_on_the_same_tasks():
@@ -163,7 +167,7 @@ def test_the_band_of_a_performance_profile_equals_that_of_rliable():
     np.testing.assert_allclose(high, [1.0, 1.0, 0.9, 0.5, 0.4, 0.25, 0.0], atol=0.051)
 
 
-def test_the_mean_of_two_runs_has_the_interval_that_they_span():
+def test_the_interval_of_the_mean_of_two_runs_spans_both():
     # A resample is twice the lower run, twice the higher or both: a quarter, a quarter, a half.
     assert stratified_bootstrap([[1.0], [3.0]], stats.mean) == (1, 3)
 
@@ -176,12 +180,12 @@ def test_runs_are_resampled_within_their_task():
 
 def test_curves_are_resampled_whole():
     curves = np.array([[[0.0, 1.0, 0.0]], [[1.0, 0.0, 1.0]]])
-    low, high = stratified_bootstrap(curves, lambda one: one.sum(axis=2).mean(axis=0))
+    low, high = stratified_bootstrap(curves, lambda drawn: drawn.sum(axis=2).mean(axis=0))
     assert (low, high) == (1, 2)  # no resample has the height of one and the end of the other
 
 
 @given(arrays(np.float64, (4, 2), elements=NUMBERS), st.integers(0, 99))
-def test_an_interval_is_that_of_its_seed_and_stays_within_the_scores(scores, seed):
+def test_an_interval_depends_on_its_seed_only_and_is_within_the_scores(scores, seed):
     low, high = stratified_bootstrap(scores, stats.mean, reps=50, seed=seed)
     assert scores.min() <= low <= high <= scores.max()
     assert stratified_bootstrap(scores, stats.mean, reps=50, seed=seed) == (low, high)
@@ -197,14 +201,14 @@ def test_an_interval_over_one_run_is_refused():
 
 
 @pytest.mark.parametrize("scores", [[], [[]], np.zeros((0, 3)), [1.0, 2.0], 3.0])
-def test_what_is_no_matrix_of_scores_is_refused(scores):
+def test_scores_that_are_not_a_matrix_are_refused(scores):
     for statistic in (*AGGREGATES, lambda x: stratified_bootstrap(x, iqm)):
         with pytest.raises(ValueError, match=r"\(runs, tasks\) with at least one of each"):
             statistic(scores)
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf])
-def test_scores_with_holes_are_refused(hole):
+def test_scores_that_are_not_finite_are_refused(hole):
     with pytest.raises(ValueError, match="must be finite"):
         iqm([[1.0, hole], [2.0, 3.0]])
 
@@ -223,7 +227,7 @@ def test_the_area_ends_at_its_limit_by_interpolation():
     assert area_under_curve([0, 10], [0.0, 1.0], limit=99) == 0.5
 
 
-def test_points_that_are_not_there_are_bridged():
+def test_missing_points_are_interpolated():
     assert area_under_curve([0, 5, 10], [0.0, np.nan, 1.0]) == 0.5
     assert area_under_curve([0, 5, 10], [np.nan, 1.0, 1.0]) == 1
 
@@ -251,9 +255,39 @@ def test_the_area_does_not_depend_on_the_grid(points, more):
         ([4, 3], [1.0, 2.0], 9, "rise"),
     ],
 )
-def test_what_is_no_curve_has_no_area(steps, values, limit, said):
+def test_too_few_points_or_falling_steps_have_no_area(steps, values, limit, said):
     with pytest.raises(ValueError, match=said):
         area_under_curve(steps, values, limit)
+
+
+# Rank correlations -------------------------------------------------------------------------------
+
+
+def test_rank_correlations_equal_those_counted_by_hand():
+    x, y = [1, 2, 3, 4], [1, 3, 2, 4]  # five of six pairs agree; squared rank differences: 2
+    assert kendall_tau(x, y) == pytest.approx(4 / 6)
+    assert spearman_rho(x, y) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    x, y = [1, 1, 2], [1, 2, 3]  # a tie in x: two of two pairs agree, y has three
+    assert kendall_tau(x, y) == pytest.approx(2 / math.sqrt(2 * 3))
+    assert spearman_rho(x, y) == pytest.approx(1.5 / math.sqrt(1.5 * 2))
+
+
+@pytest.mark.parametrize("correlation", [kendall_tau, spearman_rho])
+def test_rank_correlations_of_a_constant_or_of_too_few_points_are_nan(correlation):
+    for x, y in (([], []), ([1.0], [2.0]), ([3.0, 3.0], [1.0, 2.0])):
+        assert math.isnan(correlation(x, y))
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=2, max_size=30))
+def test_rank_correlations_depend_on_the_order_only(points):
+    x, y = np.array(points, np.float64).T
+    for correlation in (kendall_tau, spearman_rho):
+        value = correlation(x, y)
+        assert math.isnan(value) or -1 - 1e-9 <= value <= 1 + 1e-9
+        same = pytest.approx(value, abs=1e-9, nan_ok=True)
+        assert correlation(np.exp(x), y**3) == same
+        assert correlation(y, x) == same
+        assert -correlation(-x, y) == same
 
 
 # Win rates ---------------------------------------------------------------------------------------

@@ -2,4 +2,4 @@
 
 import torch
 
-torch.set_num_threads(1)  # tensors are tiny; idle threads that spin would only slow a busy machine
+torch.set_num_threads(1)  # tensors are tiny; spinning idle threads would slow a busy machine

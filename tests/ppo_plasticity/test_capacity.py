@@ -1,5 +1,6 @@
-"""Capacity loss: its figures, its promises to networks and data, its control."""
+"""Capacity loss: its figures, networks and data that are not changed, its control."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -33,9 +34,8 @@ def observations(rows=256):
 
 def capacity(module, obs, targets, loss=squared_error, **changes):
     generator = torch.Generator().manual_seed(0)
-    return capacity_loss(
-        module, obs, targets, loss=loss, generator=generator, **vars(FIT) | changes
-    )
+    fit = dataclasses.replace(FIT, **changes)
+    return capacity_loss(module, obs, targets, loss=loss, generator=generator, fit=fit)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_loss_of_a_fresh_network_decreases(loss, outputs):
     assert probe.fresh[27].full_set < losses[0]
 
 
-def test_figures_of_a_fit_that_does_not_learn_are_the_loss_itself():
+def test_all_figures_equal_the_loss_when_the_fit_does_not_learn():
     module, obs = network(1), observations()
     targets = module(obs).detach() + 2
     result = capacity(module, obs, targets, optimizer_options={"lr": 0.0})
@@ -57,7 +57,7 @@ def test_figures_of_a_fit_that_does_not_learn_are_the_loss_itself():
         assert getattr(result, figure) == pytest.approx(4, rel=1e-5)
 
 
-def test_figures_follow_from_the_losses():
+def test_figures_are_means_of_the_losses():
     result = capacity(network(), observations(), torch.zeros(256, 3), epochs=5)  # 40 steps
     assert result.last_minibatch == result.losses[-1]
     assert result.mean_last_tenth == pytest.approx(sum(result.losses[-4:]) / 4)
@@ -73,14 +73,14 @@ def test_the_incomplete_minibatch_is_dropped_from_training_but_not_from_the_full
     assert result.full_set == pytest.approx(squared_error(targets, module(obs)).mean().item())
 
 
-def test_the_measured_network_stays_as_it_is():
+def test_the_measured_network_is_not_changed():
     module = network()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     CapacityProbe(module, observations(), loss=squared_error, fit=FIT).measure(module)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_global_random_numbers_stay_as_they_are():
+def test_the_global_generator_is_not_changed():
     module = network()
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -115,7 +115,7 @@ def test_every_target_seed_has_its_own_targets_and_control():
     assert first.ratio == pytest.approx(first.network.full_set / first.fresh.full_set)
 
 
-def test_measuring_twice_gives_the_same():
+def test_measuring_twice_gives_equal_results():
     def measured():
         probe = CapacityProbe(network(), observations(), loss=categorical_kl, fit=FIT)
         return probe.measure(network())
@@ -137,7 +137,7 @@ def test_too_few_observations_are_refused():
         capacity(network(), observations(10), torch.zeros(10, 3))
 
 
-def test_layers_that_cannot_be_drawn_anew_are_named():
+def test_layers_without_reset_parameters_are_named():
     class Scale(nn.Module):
         def __init__(self):
             super().__init__()

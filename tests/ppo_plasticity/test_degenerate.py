@@ -33,7 +33,7 @@ MODULES = (ranks, units, norms, drift, gradients)
 
 
 def table(first_column):
-    """Return the page's table with that second heading as {(metric, column): value}."""
+    """Return the page's table with this first column as {(metric, column): value}."""
     found = re.search(
         rf"^\| metric \| {first_column} .*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE
     )
@@ -90,14 +90,14 @@ def test_a_statistic_of_ratios_is_as_documented(metric, column):
     assert found.item() == approximately(table("all 1")[metric, column])
 
 
-def test_rows_that_all_do_not_count_are_no_rows():
+def test_a_mask_without_valid_rows_is_the_same_as_no_rows():
     none = torch.zeros(4, dtype=torch.bool)
     found = trust_region.ratio_statistics(torch.randn(4), 0.2, valid=none)
     for metric, value in found.items():
         assert value.item() == approximately(table("all 1")[metric, "no rows"]), metric
 
 
-def test_the_tables_leave_no_statistic_and_no_feature_metric_out():
+def test_the_tables_contain_every_statistic_and_every_feature_metric():
     documented = {metric.partition(", ")[0] for metric, _ in table("zero")}
     measured = feature_metrics(torch.ones(4, 3), torch.ones(4, 3), "relu")
     renamed = {name.removeprefix("preactivation_") for name in measured} - {"norm"}
@@ -148,7 +148,7 @@ def test_infinite_features_have_no_rank(bad):
     assert all(rank.isnan() for rank in ranks.ranks(features.double(), centred=True).values())
 
 
-def test_a_bad_matrix_leaves_the_others_of_its_batch_alone():
+def test_a_matrix_with_nan_does_not_change_the_others_of_its_batch():
     features = torch.stack([torch.eye(3), torch.full((3, 3), math.nan), torch.zeros(3, 3)])
     found = ranks.ranks(features)["effective_rank"]
     torch.testing.assert_close(found, torch.tensor([3, math.nan, 0]), equal_nan=True)

@@ -1,4 +1,4 @@
-"""Drift and churn against numbers worked out by hand and torch's own distributions."""
+"""Drift and churn against numbers by hand and torch's distributions."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_drift_is_the_mean_squared_difference_and_the_mean_cosine():
     assert found["cosine"] == pytest.approx((1 / 2**0.5 + 1) / 2)
 
 
-def test_drift_leaves_out_rows_that_are_not_valid():
+def test_drift_leaves_out_invalid_rows():
     old, new = random(2, 5, 3, seed=0), random(2, 5, 3, seed=1)
     new[:, 3:] = math.nan
     found = drift(old, new, valid=torch.arange(5).expand(2, 5) < 3)
@@ -72,11 +72,11 @@ def test_gaussian_churn_is_the_kl_divergence_of_torch(seed):
     torch.testing.assert_close(found["mean_changed"], (new_mean - old_mean).abs().mean())
 
 
-def test_value_churn_is_a_mean_absolute_change():
+def test_value_churn_is_the_mean_absolute_change():
     assert value_churn(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0])) == 1.5
 
 
-def test_the_distance_from_initialisation_is_given_by_parameter_and_in_total():
+def test_the_distance_from_initialisation_is_returned_per_parameter_and_in_total():
     initial = {"weight": torch.zeros(2, 2), "bias": torch.ones(2)}
     current = {"weight": torch.full((2, 2), 1.5), "bias": torch.tensor([1.0, 5.0])}
     found = weight_distance(initial, current)
@@ -108,7 +108,7 @@ def test_spectral_norm_and_stable_rank_of_a_diagonal_matrix():
     assert stable_rank(torch.ones(3, 4)) == pytest.approx(1)
 
 
-def test_a_convolution_counts_as_a_matrix_with_a_row_for_each_output_channel():
+def test_a_convolution_counts_as_a_matrix_with_a_row_per_output_channel():
     convolution = nn.Conv2d(3, 4, 2)
     flat = convolution.weight.detach().reshape(4, 12)
     torch.testing.assert_close(spectral_norm(convolution.weight), torch.linalg.matrix_norm(flat, 2))

@@ -54,7 +54,7 @@ def test_the_cosine_between_gradients_is_over_all_parameters_together():
     assert gradient_cosine(first, {name: 0 * each for name, each in first.items()}) == 0
 
 
-def test_gradients_of_different_networks_have_no_cosine():
+def test_the_cosine_between_gradients_of_different_networks_is_refused():
     with pytest.raises(ValueError, match="only one of the two gradients has: gain"):
         gradient_cosine({}, {"gain": torch.ones(1)})
 
@@ -78,7 +78,7 @@ def test_the_mean_of_per_sample_gradients_is_the_gradient_of_the_batch():
     torch.testing.assert_close(found, expected)
 
 
-def test_the_covariance_holds_cosines():
+def test_the_covariance_is_a_matrix_of_cosines():
     gradients = torch.tensor([[2.0, 0.0], [0.0, 0.5], [3.0, 3.0], [0.0, 0.0]])
     half = 0.5**0.5
     expected = [[1, 0, half, 0], [0, 1, half, 0], [half, half, 1, 0], [0, 0, 0, 0]]
@@ -106,13 +106,13 @@ def test_the_noise_scale_by_hand():
     assert gradient_noise_scale(torch.ones(4, 2)) == 0
 
 
-def test_the_kernel_of_a_linear_layer_is_that_of_its_inputs():
+def test_the_kernel_of_a_linear_layer_follows_from_its_inputs():
     layer, inputs = nn.Linear(3, 2, dtype=torch.float64), random(5, 3)
     # The sum of both outputs has gradient (x, 1) for each: the kernel is 2 (x.y + 1).
     torch.testing.assert_close(empirical_ntk(layer, inputs), 2 * (inputs @ inputs.T + 1))
 
 
-def test_the_rank_of_the_kernel_counts_what_can_be_learned_apart():
+def test_the_rank_of_the_kernel_counts_the_states_that_can_be_learned_independently():
     layer = nn.Linear(4, 1, bias=False, dtype=torch.float64)
     assert ntk_rank(layer, torch.eye(4, dtype=torch.float64)) == pytest.approx(4)
     assert ntk_rank(layer, torch.ones(4, 4, dtype=torch.float64)) == pytest.approx(1)

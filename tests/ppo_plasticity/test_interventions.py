@@ -1,4 +1,4 @@
-"""What all interventions share: reading them from text, attaching and combining them."""
+"""All interventions: reading them from text, attaching and combining them."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ EARLY = [
     "redo:every=3,threshold=0.9",
     "shrink_perturb:every=3",
     "shrink_perturb:every=3,per=step",
-]  # so often that they act in a short training
+]  # intervals short enough to act in a short training
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_every_option_has_a_meaning(name):
         ("reset_adam:every=1", "takes no options, got 'every=1'"),
     ],
 )
-def test_wrong_text_is_answered_with_one_line_that_helps(text, message):
+def test_wrong_text_gives_an_error_of_one_line_with_the_allowed_values(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse(text)
     assert "\n" not in str(caught.value)
@@ -143,13 +143,13 @@ def test_every_intervention_trains_a_network_to_finite_weights(text):
 
 
 @pytest.mark.parametrize("text", EARLY)
-def test_hooks_that_act_change_the_course_of_training(text):
+def test_hooks_that_act_change_the_trained_weights(text):
     plain = train(parse(text.partition(":")[0]), network())
     assert not torch.equal(weights_of(plain), weights_of(train(parse(text), network())))
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
-def test_what_changes_does_not_name_does_nothing(name):
+def test_methods_that_changes_does_not_name_do_nothing(name):
     intervention = parse(name)
     module = network()
     if "layers" not in intervention.changes:
@@ -173,32 +173,34 @@ def test_no_interventions_change_nothing():
     assert Interventions().changes == frozenset()
 
 
-def test_losses_of_several_add_up():
+def test_the_losses_of_several_interventions_add_up():
     module, obs = network(), torch.randn(4, 3)
     handle = ModuleHandle(module, torch.optim.Adam(module.parameters()))
-    ones = [parse("l2:coef=0.5"), parse("kl_penalty"), parse("reset_adam")]
-    both = Interventions(ones)
+    several = [parse("l2:coef=0.5"), parse("kl_penalty"), parse("reset_adam")]
+    both = Interventions(several)
     both.start(handle)
     inputs = inputs_of(module, obs)
-    expected = 0.5 * weights_of(module).square().sum() + 1.0  # outputs are one off
+    expected = 0.5 * weights_of(module).square().sum() + 1.0  # outputs differ by one
     assert torch.allclose(both.loss(handle, inputs), expected)
     assert both.changes == {"loss", "after_batch"}
 
 
 def test_all_interventions_at_once_train_to_finite_weights():
-    texts = {name: name for name in INTERVENTIONS} | {one.partition(":")[0]: one for one in EARLY}
+    texts = {name: name for name in INTERVENTIONS} | {
+        text.partition(":")[0]: text for text in EARLY
+    }
     module = train(Interventions([parse(text) for text in texts.values()]), network())
     assert weights_of(module).isfinite().all()
 
 
-def test_pre_activations_of_one_scope_only():
+def test_two_scopes_of_pre_activations_are_refused():
     assert Interventions([parse("l2"), parse("pfo:scope=all")]).scope == "all"
     with pytest.raises(ValueError, match="either"):
         Interventions([parse("pfo"), parse("pfo:scope=all")])
 
 
 @pytest.mark.parametrize("text", [*INTERVENTIONS, *EARLY])
-def test_training_goes_on_from_saved_variables_as_if_uninterrupted(text):
+def test_training_resumed_from_saved_variables_equals_uninterrupted_training(text):
     straight = train(parse(text), network())
     resumed = train(parse(text), network(), parse(text.partition(":")[0]))
     assert torch.equal(weights_of(straight), weights_of(resumed))
@@ -214,7 +216,7 @@ def handle_after_a_step(**options):
     return handle
 
 
-def test_a_handle_shows_moments_in_place():
+def test_moments_of_a_handle_are_views():
     handle = handle_after_a_step()
     first, second = handle.moments("0.weight")
     assert first.shape == second.shape == (8, 3)
@@ -242,7 +244,7 @@ def test_a_reset_step_count_keeps_the_moments():
     assert {float(state["step"]) for state in handle.optimizer.state.values()} == {0.0}
 
 
-def test_a_handle_leaves_other_networks_of_its_optimizer_alone():
+def test_a_handle_does_not_change_other_networks_of_its_optimizer():
     module, other = network(), network()
     optimizer = torch.optim.Adam([*module.parameters(), *other.parameters()])
     (module(torch.ones(4, 3)) + other(torch.ones(4, 3))).sum().backward()
@@ -268,4 +270,4 @@ def test_the_documented_options_and_defaults_are_current(name):
 )
 def test_the_documented_examples_run(code):
     exec(compile(code, "interventions.md", "exec"), {"__name__": "example"})
-    INTERVENTIONS.pop("weight_noise", None)  # which an example adds
+    INTERVENTIONS.pop("weight_noise", None)  # added by an example

@@ -45,7 +45,7 @@ def step(handle, obs, extra=0.0):
 # --- LayerNorm -----------------------------------------------------------------------------------
 
 
-def test_layer_norm_stands_between_hidden_layers_and_their_activations():
+def test_layer_norm_comes_between_hidden_layers_and_their_activations():
     assert kinds(parse("layer_norm").layers(mlp())) == [
         *("Linear", "LayerNorm", "ReLU"),
         *("Linear", "LayerNorm", "ReLU", "Linear"),
@@ -72,7 +72,7 @@ def test_layer_norm_is_not_added_twice():
 @pytest.mark.parametrize(
     ("network", "shape"), [(mlp(), (5, 3)), (mlp(nn.Tanh), (5, 3)), (convolutional(), (5, 2, 6, 6))]
 )
-def test_crelu_doubles_the_units_that_are_read_and_leaves_the_outputs_in_number(network, shape):
+def test_crelu_doubles_the_units_that_are_read_and_not_the_outputs(network, shape):
     changed = parse("crelu").layers(network)
     inputs, hidden = torch.randn(shape), torch.randn(shape)
     assert changed(inputs).shape == network(inputs).shape
@@ -87,7 +87,7 @@ def test_crelu_keeps_both_signs():
     assert changed[:2](torch.tensor([[3.0], [-2.0]])).tolist() == [[3, 0], [0, 2]]
 
 
-def test_crelu_meets_layer_norm_and_injection():
+def test_crelu_works_with_layer_norm_and_injection():
     for order in (["crelu", "layer_norm", "injection"], ["injection", "layer_norm", "crelu"]):
         changed = Interventions([parse(name) for name in order]).layers(convolutional())
         assert changed(torch.randn(5, 2, 6, 6)).shape == (5, 2)
@@ -111,7 +111,7 @@ def test_nap_keeps_the_norm_of_hidden_layers_and_the_outputs():
     outputs = handle.module(obs)
     nap.after_step(handle, obs)
     assert all(map(torch.allclose, map(norm, hidden), before))
-    assert torch.allclose(handle.module(obs), outputs, atol=1e-3)  # but for LayerNorm's epsilon
+    assert torch.allclose(handle.module(obs), outputs, atol=1e-3)  # up to LayerNorm's epsilon
 
 
 # --- Plasticity injection ------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def injected_after_two_batches():
     return injection, handle, obs, before
 
 
-def test_outputs_stay_at_the_moment_of_injection():
+def test_outputs_do_not_change_at_the_moment_of_injection():
     _, handle, obs, before = injected_after_two_batches()
     assert bool(handle.module[-1].injected)
     assert torch.equal(handle.module(obs), before)
@@ -155,7 +155,7 @@ def test_old_moments_do_not_move_the_frozen_head():
     assert torch.equal(handle.module[-1].weight, old)
 
 
-def test_before_injection_the_head_trains_as_if_it_were_alone():
+def test_before_injection_the_head_trains_as_a_plain_head():
     plain = mlp()
     handle = ModuleHandle(plain, torch.optim.Adam(plain.parameters(), lr=0.1))
     injected = attach(parse("injection"), mlp(), lr=0.1)
@@ -173,7 +173,7 @@ def test_the_switch_is_saved_with_the_weights():
     assert torch.equal(loaded(obs), before)
 
 
-def test_a_head_drawn_anew_is_as_before_injection():
+def test_reset_parameters_undoes_the_injection():
     _, handle, obs, _ = injected_after_two_batches()
     head = handle.module[-1]
     head.reset_parameters()

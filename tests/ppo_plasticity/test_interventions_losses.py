@@ -43,7 +43,7 @@ def test_the_gradient_of_l2_is_twice_coef_times_the_weights():
         assert torch.allclose(parameter.grad, 2 * 0.3 * parameter)
 
 
-def test_the_gradient_of_l2_init_is_twice_coef_times_the_way_from_the_initial_weights():
+def test_the_gradient_of_l2_init_is_twice_coef_times_the_change_since_the_initial_weights():
     module = network()
     initial = [parameter.detach().clone() for parameter in module.parameters()]
     l2_init, handle = attached("l2_init:coef=0.3", module)
@@ -57,7 +57,7 @@ def test_the_gradient_of_l2_init_is_twice_coef_times_the_way_from_the_initial_we
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_the_spectral_term_is_that_of_the_largest_singular_values(power):
+def test_the_spectral_term_follows_from_the_largest_singular_values(power):
     module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 8), nn.Linear(8, 2))
     spectral, handle = attached(f"spectral:coef=0.5,power={power}", module)
     for _ in range(300):
@@ -85,7 +85,7 @@ def test_the_parseval_term_is_zero_on_orthogonal_layers(rows, columns):
     assert parseval.loss(handle, inputs()).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_churn_costs_nothing_where_reference_outputs_stay():
+def test_churn_is_zero_if_reference_outputs_do_not_change():
     churn, handle = attached("churn:coef=2", network())
     same = torch.randn(4, 2)
     assert churn.loss(handle, inputs(reference_outputs=same, reference_old_outputs=same)) == 0
@@ -111,7 +111,7 @@ def test_the_adaptive_kl_penalty_doubles_and_halves_around_its_target(gap, weigh
     assert penalty.weight == weight
 
 
-def test_a_fixed_kl_penalty_stays():
+def test_a_fixed_kl_penalty_keeps_its_weight():
     penalty, handle = attached("kl_penalty:coef=3", network())
     penalty.loss(handle, inputs(outputs=torch.full((4, 2), 9.0)))
     penalty.after_batch(handle, torch.zeros(4, 3))
@@ -124,7 +124,7 @@ def test_pfo_is_the_mean_square_per_row_and_unit():
     assert pfo.loss(handle, moved).item() == pytest.approx(10 * 4)
 
 
-def test_cosine_pfo_looks_at_directions_only():
+def test_cosine_pfo_depends_on_directions_only():
     pfo, handle = attached("pfo:distance=cosine", network())
     moved = inputs(preactivations=torch.full((4, 8), 2.0), old_preactivations=torch.ones(4, 8))
     assert pfo.loss(handle, moved).item() == pytest.approx(-1)
@@ -133,13 +133,13 @@ def test_cosine_pfo_looks_at_directions_only():
 # --- Adam ----------------------------------------------------------------------------------------
 
 
-def test_equal_betas_are_given_to_adam_with_all_else_kept():
+def test_equal_betas_replace_adams_betas_and_nothing_else():
     options = parse("adam_betas").optimizer_options({"lr": 0.1, "betas": (0.9, 0.999)})
     assert options == {"lr": 0.1, "betas": (0.9, 0.9)}
 
 
 def adam_after(text, gradients):
-    """Return Adam's single weight after a gradient a batch, from zero, lr 1."""
+    """Return Adam's single weight after one gradient per batch, from zero, lr 1."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
     intervention = parse(text)
@@ -152,11 +152,11 @@ def adam_after(text, gradients):
     return module.weight.item()
 
 
-def test_with_adam_reset_every_first_step_has_the_size_of_the_learning_rate():
+def test_after_a_reset_of_adam_the_first_step_has_the_size_of_the_learning_rate():
     assert adam_after("reset_adam", [1.0, 100.0]) == pytest.approx(-2, rel=1e-5)
 
 
-def test_adam_rel_corrects_bias_as_in_step_one_with_the_moments_it_has():
+def test_adam_rel_keeps_the_moments_and_corrects_bias_as_in_step_one():
     first = 0.9 * 0.1 * 1 + 0.1 * 100
     second = 0.999 * 0.001 * 1 + 0.001 * 100**2
     step = (first / (1 - 0.9)) / math.sqrt(second / (1 - 0.999))

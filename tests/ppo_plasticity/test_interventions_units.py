@@ -7,8 +7,8 @@ from torch import nn
 from ppo_plasticity.interventions import ModuleHandle, parse
 from ppo_plasticity.interventions.structure import (
     CReLU,
+    find_hidden_layers,
     fresh_parameters,
-    hidden_layers,
     weight_names,
 )
 from ppo_plasticity.interventions.units import activity
@@ -43,7 +43,7 @@ NETWORKS = [(mlp, (64, 3)), (convolutional, (16, 2, 6, 6))]
 
 
 def trained(intervention, network, obs):
-    """Attach and take a step, so that there are moments."""
+    """Attach an intervention and take one step, so that Adam has moments."""
     handle = ModuleHandle(network, torch.optim.Adam(network.parameters()))
     intervention.start(handle)
     network(obs).square().sum().backward()
@@ -59,7 +59,7 @@ def kill(layer, unit):
 
 def test_activity_of_a_convolution_is_the_mean_over_rows_and_positions():
     network, images = convolutional(), torch.randn(16, 2, 6, 6)
-    first, second, _ = activity(network, hidden_layers(network), images)
+    first, second, _ = activity(network, find_hidden_layers(network), images)
     assert torch.allclose(first, network[:2](images).mean((0, 2, 3)))
     assert torch.allclose(second, network[:4](images).mean((0, 2, 3)))
 
@@ -67,7 +67,7 @@ def test_activity_of_a_convolution_is_the_mean_over_rows_and_positions():
 def test_activity_of_a_crelu_counts_both_halves():
     network = nn.Sequential(nn.Linear(3, 4), CReLU(-1), nn.Linear(8, 2))
     obs = torch.randn(32, 3)
-    (found,) = activity(network, hidden_layers(network), obs)
+    (found,) = activity(network, find_hidden_layers(network), obs)
     assert torch.allclose(found, network[0](obs).abs().mean(0) / 2)
 
 
@@ -75,11 +75,11 @@ def test_activity_of_a_crelu_counts_both_halves():
 
 
 @pytest.mark.parametrize(("build", "shape"), NETWORKS)
-def test_redo_leaves_outputs_unchanged_where_units_were_dead(build, shape):
+def test_redo_of_dead_units_does_not_change_the_outputs(build, shape):
     redo, obs = parse("redo:every=1,threshold=0"), torch.randn(shape)
     network = build()
     handle = trained(redo, network, obs)
-    for layer in hidden_layers(network):
+    for layer in find_hidden_layers(network):
         kill(layer.layer, 2)
     before, weight = network(obs), network[0].weight.clone()
     redo.after_batch(handle, obs)
@@ -89,11 +89,11 @@ def test_redo_leaves_outputs_unchanged_where_units_were_dead(build, shape):
 
 
 @pytest.mark.parametrize(("build", "shape"), NETWORKS)
-def test_redo_draws_dead_units_anew_and_nobody_reads_them_yet(build, shape):
+def test_redo_draws_dead_units_anew_and_zeroes_their_outgoing_weights(build, shape):
     redo, obs = parse("redo:every=1,threshold=0"), torch.randn(shape)
     network = build()
     handle = trained(redo, network, obs)
-    last = hidden_layers(network)[-1]
+    last = find_hidden_layers(network)[-1]
     kill(last.layer, 2)
     redo.after_batch(handle, obs)
     head = network[-1]
@@ -103,7 +103,7 @@ def test_redo_draws_dead_units_anew_and_nobody_reads_them_yet(build, shape):
     assert 0 < last.layer.weight[2].abs().max() <= bound
 
 
-def test_redo_finds_the_weights_that_read_a_channel_behind_flatten():
+def test_redo_finds_the_weights_that_read_a_channel_after_flatten():
     redo, images = parse("redo:every=1,threshold=0"), torch.randn(16, 2, 6, 6)
     network = convolutional()
     handle = trained(redo, network, images)
@@ -113,7 +113,7 @@ def test_redo_finds_the_weights_that_read_a_channel_behind_flatten():
     assert zeros.tolist() == list(range(3 * 9, 4 * 9))  # 3 x 3 positions of channel 3
 
 
-def test_redo_forgets_the_moments_of_replaced_units_only():
+def test_redo_resets_the_moments_of_replaced_units_only():
     redo, obs = parse("redo:every=1,threshold=0"), torch.randn(64, 3)
     network = mlp()
     handle = trained(redo, network, obs)
@@ -127,7 +127,7 @@ def test_redo_forgets_the_moments_of_replaced_units_only():
         assert reading.count_nonzero() > 0
 
 
-def test_redo_looks_only_every_so_many_batches():
+def test_redo_acts_once_in_so_many_batches():
     redo, obs = parse("redo:every=3"), torch.randn(64, 3)
     network = mlp()
     handle = trained(redo, network, obs)
@@ -140,12 +140,12 @@ def test_redo_looks_only_every_so_many_batches():
 # --- Continual backprop --------------------------------------------------------------------------
 
 
-def test_continual_backprop_replaces_the_least_useful_unit_once_it_is_old_enough():
+def test_continual_backprop_replaces_the_least_useful_mature_unit():
     intervention, obs = parse("continual_backprop:rate=0.125,maturity=2"), torch.randn(64, 3)
     network = mlp()
     handle = trained(intervention, network, obs)
     with torch.no_grad():
-        network[2].weight[:, 5] = 1e-6  # nobody reads unit 5 of the first layer
+        network[2].weight[:, 5] = 1e-6  # no layer reads unit 5 of the first layer
     replaced = []
     for _ in range(3):
         weight = network[0].weight.clone()
@@ -165,7 +165,7 @@ def test_continual_backprop_replaces_the_given_fraction_over_time():
         weight = network[0].weight.clone()
         intervention.after_step(handle, obs)
         count += int((network[0].weight != weight).any(1).sum())
-    assert count in (7, 8)  # 8 units x 0.01 x 100, but for rounding
+    assert count in (7, 8)  # 8 units x 0.01 x 100, up to rounding
 
 
 # --- Weights -------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_shrink_and_perturb_counts_either_steps_or_batches(per, other):
 
 
 @pytest.mark.parametrize(("count", "changed"), [(1, "4"), (2, "24"), (0, "024")])
-def test_resets_draw_the_last_layers_anew_and_forget_their_moments(count, changed):
+def test_head_reset_draws_the_last_layers_anew_and_resets_their_moments(count, changed):
     reset, obs = parse(f"head_reset:every=1,count={count}"), torch.randn(64, 3)
     network = mlp()
     handle = trained(reset, network, obs)
@@ -227,12 +227,12 @@ def test_resets_draw_the_last_layers_anew_and_forget_their_moments(count, change
         assert all(bool(moment.any()) != moved for moment in handle.moments(name))
 
 
-def test_resets_of_an_injected_head_keep_what_is_frozen():
+def test_head_reset_of_an_injected_head_keeps_its_frozen_weights():
     both = [parse("injection:at=0"), parse("head_reset:every=1")]
     network, obs = both[0].layers(mlp()), torch.randn(64, 3)
     handle = ModuleHandle(network, torch.optim.Adam(network.parameters()))
-    for one in both:
-        one.start(handle)
+    for intervention in both:
+        intervention.start(handle)
     old = network[-1].weight.clone()
     both[1].after_batch(handle, obs)
     both[0].after_step(handle, obs)
@@ -240,7 +240,7 @@ def test_resets_of_an_injected_head_keep_what_is_frozen():
 
 
 class Noise(nn.Module):
-    """Learned standard deviations behind the head, which say themselves how they start."""
+    """Learned standard deviations after the head, with a `reset_parameters` of their own."""
 
     def __init__(self):
         super().__init__()
@@ -258,7 +258,7 @@ def with_noise():
     return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 400), Noise())
 
 
-def test_a_layer_of_another_kind_is_mixed_with_the_values_it_draws_itself():
+def test_a_layer_of_another_kind_is_mixed_with_values_from_its_reset_parameters():
     mix, obs = parse("shrink_perturb:keep=0.25,every=1"), torch.randn(4, 3)
     outcomes = []
     for _ in range(2):
@@ -275,7 +275,7 @@ def test_a_layer_of_another_kind_is_mixed_with_the_values_it_draws_itself():
 
 
 @pytest.mark.parametrize(("count", "changed"), [(1, "2"), (2, "02"), (0, "023")])
-def test_the_head_is_the_last_linear_layer_also_where_another_layer_follows(count, changed):
+def test_the_head_is_the_last_linear_layer_even_if_another_layer_follows(count, changed):
     reset, obs = parse(f"head_reset:every=1,count={count}"), torch.randn(64, 3)
     network = with_noise()
     handle = trained(reset, network, obs)

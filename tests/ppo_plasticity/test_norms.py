@@ -1,4 +1,4 @@
-"""Norms and diversity against numbers worked out by hand."""
+"""Norms and diversity against numbers by hand."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_the_global_norm_keeps_a_dimension_of_seeds():
     assert global_norm(stacked, batch_dims=1).tolist() == [5, 2]
 
 
-def test_leading_dimensions_are_measured_one_by_one():
+def test_leading_dimensions_are_measured_separately():
     stacked = torch.stack([FEATURES, 2 * FEATURES])
     for metric in (feature_norm, feature_mean, feature_std, policy_variance):
         torch.testing.assert_close(metric(stacked)[0], metric(FEATURES))

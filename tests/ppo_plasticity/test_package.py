@@ -1,4 +1,4 @@
-"""What the package itself offers."""
+"""The public names of the package."""
 
 import ast
 import importlib
@@ -8,7 +8,7 @@ from types import ModuleType
 import ppo_plasticity
 
 
-def test_type_checkers_see_the_names_that_there_are_at_run_time():
+def test_type_checkers_see_the_names_that_exist_at_run_time():
     tree = ast.parse(Path(ppo_plasticity.__file__).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     seen = {
@@ -22,7 +22,7 @@ def test_type_checkers_see_the_names_that_there_are_at_run_time():
         assert getattr(ppo_plasticity, name) is getattr(importlib.import_module(module), name)
 
 
-def test_modules_named_like_their_function_stay_modules():
+def test_modules_named_like_their_function_remain_modules():
     for name in ("ranks", "drift"):
         importlib.import_module(f"ppo_plasticity.{name}")
         assert isinstance(getattr(ppo_plasticity, name), ModuleType)

@@ -1,4 +1,4 @@
-"""PFO's loss and gradient against both written out by hand, and its clip form."""
+"""PFO's loss and gradient against formulas by hand, and its clip form."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_the_l2_gradient_is_twice_the_difference_over_the_number_of_entries(seed
 
 
 @given(st.integers(0, 2**31))
-def test_the_cosine_gradient_is_the_old_direction_without_its_part_along_the_new(seed):
+def test_the_cosine_gradient_is_the_old_direction_minus_its_projection_on_the_new(seed):
     new, old = random(5, 7, seed=seed).requires_grad_(), random(5, 7, seed=seed + 1)
     (gradient,) = torch.autograd.grad(pfo_loss(new, old, distance="cosine"), new)
     size = new.detach().norm(dim=1, keepdim=True)
@@ -44,7 +44,7 @@ def test_the_cosine_gradient_is_the_old_direction_without_its_part_along_the_new
     torch.testing.assert_close(gradient, -(target - along) / size / 5)
 
 
-def test_the_gradient_of_a_layers_weights_is_that_computed_by_hand():
+def test_the_gradient_of_a_layers_weights_equals_one_computed_by_hand():
     layer = nn.Linear(3, 2, dtype=torch.float64)
     inputs, old = random(4, 3, seed=0), random(4, 2, seed=1)
     pfo_loss(layer(inputs), old).backward()
@@ -60,7 +60,7 @@ def test_no_gradient_reaches_the_old_preactivations():
 
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
-def test_rows_that_are_not_valid_give_neither_loss_nor_gradient(distance):
+def test_invalid_rows_give_neither_loss_nor_gradient(distance):
     new = torch.cat([NEW, torch.full((1, 2), torch.nan)]).requires_grad_()
     old = torch.cat([OLD, torch.ones(1, 2)])
     valid = torch.tensor([True, True, True, False])
@@ -88,14 +88,14 @@ def test_leading_dimensions_have_their_own_loss(distance):
     torch.testing.assert_close(together[1, 2], pfo_loss(new[1, 2], old[1, 2], distance=distance))
 
 
-def test_the_clip_form_keeps_rows_that_stayed_near():
+def test_the_clip_form_keeps_rows_that_moved_little():
     old = torch.zeros(3, 2, dtype=torch.float64)
     new = torch.tensor([[0.3, 0.0], [0.5, 0.0], [torch.nan, 0.0]], dtype=torch.float64)
     assert pfo_keep(new, old).tolist() == [True, False, False]  # 0.045 and 0.125 of 0.1
     assert pfo_keep(new, old, threshold=0.2).tolist() == [True, True, False]
 
 
-def test_the_clip_form_keeps_rows_that_kept_their_direction():
+def test_the_clip_form_keeps_rows_with_nearly_the_same_direction():
     old = torch.tensor([[1.0, 0.0]] * 2)
     new = torch.tensor([[3.0, 1.0], [1.0, 1.0]])  # cosines 0.95 and 0.71
     assert pfo_keep(new, old, distance="cosine").tolist() == [True, False]

@@ -1,4 +1,4 @@
-"""Probes on networks as users lay them out: which layers are seen, and what is measured."""
+"""Probes on networks in users' layouts: the recorded layers and the metrics."""
 
 import math
 import re
@@ -41,7 +41,7 @@ def recorded(module, *inputs, call=None, **options):
 
 
 class FunctionalNetwork(nn.Module):
-    """CleanRL's style in Atari agents of older versions: functions between the layers."""
+    """CleanRL's older Atari agents: functions between the layers."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ class CleanRLAgent(nn.Module):
 
 
 class RecurrentAgent(nn.Module):
-    """A recurrent network that is called one step after another."""
+    """A recurrent network that is called step by step."""
 
     def __init__(self):
         super().__init__()
@@ -103,7 +103,7 @@ def test_one_call_returns_every_metric_as_a_float():
     assert all(map(math.isfinite, metrics.values()))
 
 
-def test_metrics_are_those_of_the_functions():
+def test_metrics_equal_those_of_the_metric_functions():
     module, obs = mlp(), torch.randn(16, 3)
     record, metrics = recorded(module, obs), Probe(module).measure(obs)
     expected = feature_metrics(record.preactivations, record.features, "tanh")
@@ -136,7 +136,7 @@ def test_between_measurements_the_module_does_not_run():
     assert len(calls) == 3
 
 
-def test_a_resumed_probe_keeps_its_rhythm():
+def test_a_resumed_probe_keeps_its_schedule():
     probe = Probe(mlp(), every=3)
     probe.calls = 2
     assert not probe.due
@@ -171,7 +171,7 @@ def test_in_place_activations_do_not_change_what_was_captured():
     assert (recorded(module, obs).preactivations < 0).any()
 
 
-def test_normalisation_may_stand_before_the_activation():
+def test_normalisation_may_come_before_the_activation():
     module = nn.Sequential(
         nn.Linear(3, 8), nn.LayerNorm(8), nn.Dropout(0.0), nn.GELU(), nn.Linear(8, 2)
     )
@@ -191,12 +191,12 @@ def test_functions_between_layers_are_named():
     assert Probe(module, activation="relu").measure(images).keys() == METRICS
 
 
-def test_without_a_name_for_the_functions_the_error_says_what_to_pass():
+def test_without_the_functions_name_the_error_says_what_to_pass():
     with pytest.raises(ValueError, match=r"layers that ran: 'conv', 'hidden', 'head'.*activation="):
         Probe(FunctionalNetwork()).measure(torch.randn(7, 1, 6, 6))
 
 
-def test_an_activation_of_ones_own_says_which_it_is():
+def test_a_custom_activation_names_itself():
     class Rectify(nn.Module):
         activation_name = "relu"
 
@@ -208,9 +208,9 @@ def test_an_activation_of_ones_own_says_which_it_is():
 
 
 @pytest.mark.parametrize(("parent", "name"), [(nn.ReLU, "relu"), (nn.Mish, None)])
-def test_what_extends_an_activation_of_torch_is_one(parent, name):
+def test_a_subclass_of_an_activation_of_torch_is_one(parent, name):
     class Named(parent):
-        """Someone's own name for it."""
+        """A custom subclass."""
 
     record = recorded(nn.Sequential(nn.Linear(3, 4), Named(), nn.Linear(4, 1)), torch.randn(5, 3))
     assert [(layer.name, layer.activation) for layer in record.layers] == [("0", name)]
@@ -245,7 +245,7 @@ def test_per_layer_metrics_carry_the_layers_name():
     assert metrics["feature_norm/0"] == alone["feature_norm"]
 
 
-def test_a_suffix_tells_two_networks_apart():
+def test_a_suffix_distinguishes_two_networks():
     metrics = Probe(mlp(), suffix="/critic").measure(torch.randn(4, 3))
     assert metrics.keys() == {f"{name}/critic" for name in METRICS}
 
@@ -257,7 +257,7 @@ def test_centred_ranks_are_an_option():
     assert Probe(module, centred=True).measure(obs)["approximate_rank"] > 1
 
 
-def test_an_unknown_layer_is_answered_with_those_there_are():
+def test_an_unknown_layer_is_refused_with_the_existing_ones():
     with pytest.raises(
         ValueError,
         match=r"no layer 'actor_men.2': there are .*'actor_mean.2'.*mean 'actor_mean.2'\?",
@@ -275,17 +275,17 @@ def test_an_unknown_layer_is_answered_with_those_there_are():
         (nn.Linear(3, 4), ["fc1"], r"^no layer 'fc1': there are ''; did you mean ''\?$"),
     ],
 )
-def test_layers_that_cannot_be_are_answered_with_one_line(module, layers, message):
+def test_impossible_layers_give_an_error_of_one_line(module, layers, message):
     with pytest.raises(ValueError, match=message):
         Probe(module, layers)
 
 
-def test_a_module_without_weighted_layers_is_told_to_name_some():
+def test_for_a_module_without_weighted_layers_the_error_asks_for_names():
     with pytest.raises(ValueError, match="Sequential has no Linear or convolution: name the lay"):
         Probe(nn.Sequential(nn.Flatten(), nn.ReLU())).measure(torch.randn(5, 3))
 
 
-def test_an_unknown_activation_is_answered_with_the_nearest():
+def test_an_unknown_activation_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"unknown activation 'rellu'.*did you mean 'relu'"):
         Probe(mlp(), activation="rellu")
 
@@ -392,7 +392,7 @@ def test_a_policy_laid_out_as_in_stable_baselines3():
 
 
 class MLPLikeTorchRL(nn.Sequential):
-    """TorchRL's MLP is a Sequential that joins its inputs."""
+    """TorchRL's MLP is a Sequential that concatenates its inputs."""
 
     def forward(self, *inputs):
         return super().forward(torch.cat(inputs, dim=-1))

@@ -48,9 +48,9 @@ def test_ranks_of_a_rectified_gaussian_matrix_are_those_published(centred, appro
     assert found["srank"] == 498
 
 
-def test_ranks_of_chosen_singular_values_are_those_computed_by_hand():
+def test_ranks_of_chosen_singular_values_equal_those_computed_by_hand():
     features = with_singular_values(100, [3.0, 1.0, 0.05, 0.0], torch.float32)
-    # Squares 9, 10, 10.0025 summed, of which 99 % is 9.90. Sums 3, 4, 4.05, of which it is 4.01.
+    # Sums of squares are 9, 10, 10.0025 (99 %: 9.90); sums are 3, 4, 4.05 (99 %: 4.01).
     assert approximate_rank(features) == 2
     assert srank(features) == 3
     # s / sqrt(100) > 0.01: 0.3, 0.1, 0.005.
@@ -63,7 +63,7 @@ def test_ranks_of_chosen_singular_values_are_those_computed_by_hand():
     )
 
 
-def test_delta_is_the_share_left_unexplained():
+def test_delta_is_the_unexplained_share():
     features = with_singular_values(10, [3.0, 1.0])
     assert approximate_rank(features, delta=0.2) == 1  # 9 of 10
     assert srank(features, delta=0.2) == 2  # 3 of 4
@@ -83,7 +83,7 @@ def test_singular_values_are_exact_for_every_dtype_and_shape(dtype, shape):
     torch.testing.assert_close(singular_values(features), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_integer_features_are_measured_as_numbers():
+def test_integer_features_are_measured_as_floats():
     assert ranks(torch.tensor([[1, 0], [0, 1], [0, 0]]))["matrix_rank"] == 2
 
 
@@ -94,13 +94,13 @@ def test_matrix_rank_agrees_with_torch(shape, seed, dtype):
     assert matrix_rank(features.to(dtype)) == torch.linalg.matrix_rank(features.to(dtype))
 
 
-def test_a_rank_one_matrix_has_every_rank_one():
+def test_every_rank_of_a_rank_one_matrix_is_one():
     features = torch.outer(gaussian(300).abs() + 1, gaussian(64, seed=1).abs() + 1)
     assert [round(rank.item(), 6) for rank in ranks(features).values()] == [1, 1, 1, 1, 1]
 
 
 @given(SHAPES, SEEDS, st.booleans())
-def test_leading_dimensions_are_measured_one_by_one(shape, seed, centred):
+def test_leading_dimensions_are_measured_separately(shape, seed, centred):
     features = gaussian(2, 3, *shape, seed=seed)
     together = ranks(features, centred=centred)
     assert {rank.shape for rank in together.values()} == {(2, 3)}
@@ -110,14 +110,14 @@ def test_leading_dimensions_are_measured_one_by_one(shape, seed, centred):
 
 
 @given(SHAPES, SEEDS)
-def test_one_decomposition_gives_what_each_function_gives(shape, seed):
+def test_ranks_from_one_decomposition_equal_those_of_each_function(shape, seed):
     features = gaussian(*shape, seed=seed).relu()
     single = (approximate_rank, effective_rank, srank, feature_rank, matrix_rank)
     assert ranks(features) == {rank.__name__: rank(features) for rank in single}
 
 
 @given(SHAPES, SEEDS, st.floats(-3, 3))
-def test_all_but_feature_rank_ignore_the_scale(shape, seed, exponent):
+def test_all_ranks_except_feature_rank_ignore_the_scale(shape, seed, exponent):
     features = gaussian(*shape, seed=seed, dtype=torch.float64)
     scaled = ranks(features * 10**exponent)
     for name, rank in ranks(features).items():
@@ -126,7 +126,7 @@ def test_all_but_feature_rank_ignore_the_scale(shape, seed, exponent):
 
 
 @given(SHAPES, SEEDS, st.floats(-100, 100))
-def test_centred_ranks_ignore_what_is_common_to_all_rows(shape, seed, offset):
+def test_centred_ranks_ignore_an_offset_common_to_all_rows(shape, seed, offset):
     features = gaussian(*shape, seed=seed, dtype=torch.float64)
     shifted = singular_values(features + offset, centred=True)
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""The toy problem: the paper's numbers, and clipping that holds only for full-rank features."""
+"""The toy problem: the paper's numbers, and clipping that works only for full-rank features."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_the_ratios_of_the_two_states_are_those_of_the_paper(alpha):
         assert run.ratios[step] == pytest.approx(pair, abs=0.002)
 
 
-def test_aligned_features_drag_a_clipped_state_on():
+def test_aligned_features_keep_moving_a_clipped_state():
     steps = toy.two_states(3.0).ratios
     assert steps[3][1] > 1.1  # y is clipped from here
     assert steps[20][1] > steps[3][1] + 0.1
@@ -36,7 +36,7 @@ def test_opposed_features_push_the_other_state_down():
     assert min(x for x, _ in ratios) == pytest.approx(0.938, abs=0.002)
 
 
-def test_the_draws_leave_global_random_numbers_alone():
+def test_the_global_generator_is_not_changed():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)

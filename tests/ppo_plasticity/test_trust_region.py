@@ -1,4 +1,4 @@
-"""Trust-region statistics on ratios made by hand."""
+"""Trust-region statistics of ratios written by hand."""
 
 import math
 
@@ -48,7 +48,9 @@ def test_kl_estimators_sample_size_and_total_variation_by_hand():
 def test_the_third_estimator_is_exact_in_expectation():
     old = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
     new = torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
-    rows = torch.repeat_interleave(torch.arange(3), torch.tensor([2, 3, 5]))  # as often as old says
+    rows = torch.repeat_interleave(
+        torch.arange(3), torch.tensor([2, 3, 5])
+    )  # frequencies of the old policy
     found = ratio_statistics((new / old).log()[rows], 0.2)
     expected = (old * (old / new).log()).sum()
     torch.testing.assert_close(found["kl_k1"], expected)
@@ -65,14 +67,14 @@ def test_an_empty_set_has_count_and_fraction_zero_and_no_mean(ratio, side):
     assert math.isnan(found["excess_ratio"])
 
 
-def test_rows_that_are_not_valid_do_not_count():
+def test_invalid_rows_do_not_count():
     ratios = torch.cat([RATIOS, torch.tensor([math.nan, 100.0, 0.0])])
     valid = torch.arange(11) < 8
     assert statistics(ratios, valid=valid) == pytest.approx(statistics(RATIOS))
 
 
 @given(st.integers(0, 2**31))
-def test_leading_dimensions_are_measured_one_by_one(seed):
+def test_leading_dimensions_are_measured_separately(seed):
     generator = torch.Generator().manual_seed(seed)
     log_ratio = torch.randn(2, 3, 16, generator=generator) / 2
     valid = torch.rand(2, 3, 16, generator=generator) < 0.7
@@ -89,7 +91,7 @@ def test_ratios_too_large_for_a_float_leave_the_sample_size_finite():
     assert found["ratio_min"] == 0
 
 
-def test_a_row_is_clipped_only_where_its_advantage_points_outwards():
+def test_a_row_is_clipped_only_if_its_advantage_points_outwards():
     ratios = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0, 1.5])
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, 0.0])
     assert clipped_fraction(ratios.log(), advantages, 0.2) == pytest.approx(2 / 6)
@@ -97,7 +99,7 @@ def test_a_row_is_clipped_only_where_its_advantage_points_outwards():
     assert clipped_fraction(ratios.log(), advantages, 0.2, valid=valid) == pytest.approx(1 / 3)
 
 
-def test_the_excess_ratio_is_the_mean_over_the_last_twentieth_of_training():
+def test_the_excess_ratio_is_the_mean_over_the_last_5_percent_of_training():
     excess = ExcessRatio(1000)
     for step in range(1, 1001):
         excess.add(step, float(step))
@@ -111,7 +113,7 @@ def test_measurements_without_both_sets_are_skipped():
     assert excess.value == pytest.approx(sum(range(451, 501)) / 50)
 
 
-def test_a_sparse_window_slides_back_to_one_with_enough_measurements():
+def test_a_sparse_window_keeps_the_value_of_the_last_window_with_enough_measurements():
     excess = ExcessRatio(1000)
     for step in (*range(100, 120), 500, 700, 990):
         excess.add(step, 2.0 if step < 120 else 9.0)
@@ -127,7 +129,7 @@ def test_there_is_no_excess_ratio_before_ten_measurements():
     assert excess.value == 2.0
 
 
-def test_a_resumed_excess_ratio_goes_on_where_it_stopped():
+def test_a_resumed_excess_ratio_continues_as_if_uninterrupted():
     whole, first, second = ExcessRatio(1000), ExcessRatio(1000), ExcessRatio(1000)
     for step in range(0, 300, 3):
         whole.add(step, math.sin(step))

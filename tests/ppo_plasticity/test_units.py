@@ -1,4 +1,4 @@
-"""Dead, dormant and saturated units, each by the test of its activation."""
+"""Dead, dormant and saturated units, by the test of each activation."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ppo_plasticity.units import (
-    ACTIVATIONS,
+    ACTIVATION_NAMES,
     activation_name,
     active_fraction,
     dead_units,
@@ -45,7 +45,7 @@ def test_a_gelu_unit_is_dead_if_its_inputs_are_all_far_below_zero():
     assert dead_units(features, "gelu") == 1
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_every_activation_has_dead_units_far_below_zero_and_none_around_it(name):
     function = (
         {"silu": nn.functional.silu, "elu": nn.functional.elu}.get(name)
@@ -81,15 +81,15 @@ def test_dormancy_ignores_the_scale_of_the_layer(seed, scale):
     assert dormant_fraction(features * scale, 0.1) == dormant_fraction(features, 0.1)
 
 
-def test_entries_are_saturated_where_their_activation_is_flat():
+def test_entries_are_saturated_if_their_activation_is_flat():
     assert saturated_fraction(columns([0, 0, 1, 2]), "relu") == 0.5
     assert saturated_fraction(columns([0.995, -0.995, 0.9, 0]), "tanh") == 0.5
     assert saturated_fraction(columns([0.999, 0.001, 0.5, 0.9]), "sigmoid") == 0.5
     assert active_fraction(columns([0, 0, 0, 2]), "relu") == 0.25
 
 
-@given(st.integers(0, 2**31), st.sampled_from(ACTIVATIONS))
-def test_leading_dimensions_are_measured_one_by_one(seed, name):
+@given(st.integers(0, 2**31), st.sampled_from(ACTIVATION_NAMES))
+def test_leading_dimensions_are_measured_separately(seed, name):
     features = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(seed)).relu()
     assert dead_units(features, name)[1] == dead_units(features[1], name)
     assert dormant_fraction(features)[1] == dormant_fraction(features[1])
@@ -98,11 +98,11 @@ def test_leading_dimensions_are_measured_one_by_one(seed, name):
 
 def test_activation_modules_are_known_by_name():
     modules = (nn.ReLU(), nn.LeakyReLU(), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.Sigmoid(), nn.ELU())
-    assert sorted(map(activation_name, modules)) == sorted(ACTIVATIONS)
+    assert sorted(map(activation_name, modules)) == sorted(ACTIVATION_NAMES)
     assert activation_name(nn.Linear(1, 1)) is None
 
 
-def test_an_unknown_activation_is_answered_with_the_nearest():
+def test_an_unknown_activation_is_refused_with_the_nearest_name():
     with pytest.raises(
         ValueError, match=r"unknown activation 'leakyrelu'.*did you mean 'leaky_relu'"
     ):
