@@ -35,8 +35,7 @@ class RunConfig:
     seed: int = 1
     """Random seed of environments, weights and actions; 0 to 2**32 - 1."""
     seeds: int = 1
-    """Number of seeds (seed, seed + 1, ...) to train at once; each gets the numbers of a run with
-    that seed alone."""
+    """Number of seeds (seed, seed + 1, ...) to train at once; each equals a run of that seed."""
     resume: str = ""
     """Run folder to resume from its last checkpoint; other settings then come from its record."""
 

@@ -2,7 +2,7 @@
 
 Rows of dead agents and reset rows do not count. Choosing rows skips the work on the others, which
 pays on a CPU, but it makes shapes depend on the data. Weights keep shapes fixed, for stacked seeds
-and for graphs. A loss picks with `pick` and averages with `mean`, whichever of the two it is given.
+and for graphs. A loss picks with `pick` and averages with `mean`, with either class of rows.
 """
 
 import copy
@@ -36,14 +36,14 @@ class ChosenRows:
     @classmethod
     def where(cls, counts: Tensor) -> "ChosenRows":
         """Return the rows where flags of any shape are True; on a GPU this waits for the device."""
-        return cls(counts.flatten().nonzero().squeeze(-1))
+        return cls(counts.flatten().nonzero().squeeze(-1))  # (num_chosen,)
 
     def __len__(self) -> int:
         """Return the number of rows that count."""
         return len(self.index)
 
     def pick(self, values: Tensor) -> Tensor:
-        """Return the chosen ones (num_chosen, ...) of values (rows, ...)."""
+        """Return the chosen rows (num_chosen, ...) of values (rows, ...)."""
         return values.index_select(0, self.index)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class WeightedRows:
         self.weights = counts / counts.sum(1, keepdim=True).clamp(min=1.0)  # (seeds, rows), sum 1
 
     def only(self, kept: Tensor | None) -> "WeightedRows":
-        """Return the rows without those that may no longer train; other weights stay.
+        """Return the rows with weight 0 for those that may no longer train; other weights stay.
 
         Args:
             kept: (seeds, rows) bool; None keeps all rows.
@@ -77,7 +77,7 @@ class WeightedRows:
         return rows
 
     def pick(self, values: Tensor) -> Tensor:
-        """Return the values as they are."""
+        """Return the values unchanged."""
         return values
 
     def mean(self, values: Tensor) -> Tensor:
