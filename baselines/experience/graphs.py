@@ -9,7 +9,7 @@ Function = TypeVar("Function", bound=Callable)
 def graphed(function: Function) -> Function:
     """Return the function itself: on every device, steps run eagerly.
 
-    Learners call their rollout step and their gradient step only through this function, so that
-    capturing and replaying the steps needs no change in a learner.
+    Learners pass their gradient step through this function, so that capturing and replaying the
+    step needs no change in a learner.
     """
     return function

@@ -173,12 +173,13 @@ class EpisodeReplay:
         rows = send(slots[episode] * self.num_rows + step)  # (rows,) indices into the data
         before = send(slots[episode] * self.num_rows + np.maximum(step - 1, 0))  # (rows,)
         last_actions = self.data["actions"].index_select(0, before).long()  # (rows, num_agents)
+        first = send(step == 0).unsqueeze(-1)  # (rows, 1)
         taken_rows = rows[send(taken)]  # (steps,)
         return EpisodeBatch(
             obs=self.data["obs"].index_select(0, rows),
             state=self.data["state"].index_select(0, rows),
             action_mask=self.data["action_mask"].index_select(0, rows),
-            last_actions=last_actions.masked_fill_(send(step == 0).unsqueeze(-1), -1),
+            last_actions=last_actions.masked_fill_(first, -1),
             sizes=exists.sum(1).tolist(),
             step=send(step),
             episode=send(episode),

@@ -217,7 +217,9 @@ class EntityAttention(nn.Module):
             helps = (slots * heals).sum(1)  # (num_rows, slots)
             enemies.append(_fit(slots.sum(1) - helps, len(self.entities.enemies)))
             helps = _fit(helps, self.num_agents)
-            allies.append(helps if agent is None else helps.gather(1, self.ally_of_row[agent]))
+            if agent is not None:
+                helps = helps.gather(1, self.ally_of_row[agent])  # (num_rows, allies with a row)
+            allies.append(helps)
         return enemies, allies
 
 

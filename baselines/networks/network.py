@@ -63,7 +63,7 @@ class Forward:
             (num_steps, batch, memory_size), which are meaningless in skipped rows.
         """
         num_steps, batch = inputs.shape[-3:-1]
-        memory = hidden.unsqueeze(-3).expand(*inputs.shape[:-1], -1)  # for a network without a GRU
+        memory = hidden.unsqueeze(-3).expand(*inputs.shape[:-1], -1)  # (num_steps, batch, size)
         flat = inputs.flatten(-3, -2)  # (num_steps * batch, input_size)
         features, keys = self._read(flat if rows is None else flat.index_select(0, rows))
         if self.gru is not None:

@@ -284,7 +284,7 @@ class RunGroup:
         return self.runs[index].last_checkpoint()
 
     def wait(self) -> None:
-        """Return once no checkpoint is being written."""
+        """Wait until no checkpoint is being written."""
         for run in self.runs:
             run.wait()
 

@@ -2,7 +2,7 @@
 
 A learner names its parts, and this module asks each part for its state. A part is an object with
 `state_dict` and `load_state_dict`, a generator, a tensor that changes in place, or a dictionary of
-parts. A replay also has a file of its own.
+parts. A replay also has its own file.
 """
 
 from collections.abc import Mapping
