@@ -1,7 +1,7 @@
-"""Learners on SMACv2, MuJoCo and Atari, and everything a run needs. It imports no PyTorch."""
+"""Learners for SMACv2, MuJoCo and Atari, and everything a run needs; imported without PyTorch."""
 
 import os
 
-# Read with MKL's first product: without it, a product rounds by where its operands lie in memory,
-# and a seed would not get the same numbers alone as among others. It costs nothing measurable.
+# MKL reads this at its first product. Without it, rounding depends on the operands' memory
+# addresses, and a seed would get other numbers alone than among others. It has no measurable cost.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

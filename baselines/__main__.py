@@ -1,4 +1,4 @@
-"""`python -m baselines`."""
+"""The `baselines` command as `python -m baselines`."""
 
 from baselines.cli import main
 

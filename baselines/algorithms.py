@@ -1,4 +1,4 @@
-"""The table of algorithms. It imports no PyTorch, so that `--help` stays quick."""
+"""The table of algorithms. It does not import PyTorch, so that `--help` stays quick."""
 
 import dataclasses
 import importlib
@@ -17,14 +17,14 @@ class Algorithm:
     """One training command.
 
     Attributes:
-        summary: for `baselines --help`.
-        config: its settings.
-        module: of `baselines.learners`, with the function `make_group`, and `load_policy` for
-            `baselines evaluate`.
+        summary: line in `baselines --help`.
+        config: class of its settings.
+        module: name in `baselines.learners`; the module has the function `make_group`, and
+            `load_policy` for `baselines evaluate`.
         networks: names of its networks in flags and metrics.
-        profiles: named sets of defaults; the classes' own defaults are `batched`.
-        profiles_by_kind: each profile has a set per kind of environment (`profiles.kind_of`).
-        seeds_in_step: all seeds do the same iteration, and resume from the same one.
+        profiles: named sets of defaults, which replace the defaults of `config`.
+        profiles_by_kind: each profile has one set per kind of environment (`profiles.kind_of`).
+        seeds_in_step: all seeds do the same iteration at once, and resume from the same iteration.
     """
 
     summary: str
@@ -39,7 +39,7 @@ class Algorithm:
         """Return the defaults for the `--profile` and the `--env` among a command's arguments.
 
         Raises:
-            UsageError: there is no such profile.
+            UsageError: the profile is unknown.
         """
         profile = flag(arguments, "profile", self.config.profile)
         if profile not in self.profiles:
@@ -50,7 +50,7 @@ class Algorithm:
         return self.config(profile=profile, **fields)
 
     def load(self, name: str) -> Any:
-        """Import a function of the algorithm's module."""
+        """Return a function of the algorithm's module, which is imported first."""
         return getattr(importlib.import_module(f"baselines.learners.{self.module}"), name)
 
 

@@ -27,15 +27,15 @@ from baselines.runs.process import prepare_torch
 from baselines.runs.records import read_record, run_folders
 from ppo_plasticity.capacity import CapacityProbe, Fit, ProbeResult, squared_error
 
-# envs and steps of each from which states are collected, and epochs of the fit
+# (envs, steps per env) from which states are collected, and epochs of the fit
 VECTORS, PIXELS = (4, 1000, 4), (1, 36_000, 1)
-# The last of the seeds that are reserved for evaluation.
+# First of the last block of seeds that are reserved for evaluation.
 FIRST_SEED = FIRST_TRAINING_SEED - EPISODE_ENVS_AT_MOST
 FIGURES = ("last_minibatch", "mean_last_tenth", "area", "full_set")
 
 
 def main(config: CapacityConfig) -> int:
-    """Measure each run, print a line for each, and store the results; return the exit status."""
+    """Measure runs, store each result and print one line per run; return the exit status."""
     prepare_torch(config.num_threads, config.device)
     for name in config.runs:
         for path in run_folders(Path(name)):
@@ -50,11 +50,11 @@ def measure_run(path: Path, config: CapacityConfig) -> dict[str, Any]:
     """Return a run's capacity losses.
 
     Raises:
-        UsageError: it is no run of PPO, or has no snapshots.
+        UsageError: the run is not one of PPO, or has no snapshots.
     """
     record, files = read_record(path), snapshot_files(path)[:: config.every]
     if record["algorithm"] != "ppo":
-        raise UsageError(f"{path}: a run of {record['algorithm']}; capacity needs one of ppo")
+        raise UsageError(f"{path}: a run of {record['algorithm']}; capacity needs a run of ppo")
     if not files:
         raise UsageError(f"{path}: it has no snapshots; train with --snapshots 41")
     trained = recorded_config(PpoConfig, record["config"])
@@ -63,14 +63,15 @@ def measure_run(path: Path, config: CapacityConfig) -> dict[str, Any]:
     states = collect_states(policy, policy.env.obs_dtype == np.uint8, device)
     policy.env.close()
     probes = {name: make_probe(config, trained, policy, states, name) for name in NETWORKS}
+    networks = {name: network_of(policy, name) for name in NETWORKS}
     steps, found = [], []
     for file, weights in zip(files, read_weights(files), strict=True):
         policy.agent.load_state_dict(network_weights(weights))
         steps.append(int(file.stem.removeprefix("step_")))
-        found.append({name: one.measure(network_of(policy, name)) for name, one in probes.items()})
+        found.append({name: probe.measure(networks[name]) for name, probe in probes.items()})
     return {
         "steps": steps,
-        **{name: columns([one[name] for one in found]) for name in NETWORKS},
+        **{name: columns([results[name] for results in found]) for name in NETWORKS},
         "fresh": {name: figures(found[0][name]) for name in NETWORKS},
         "protocol": {
             "states": len(states),
@@ -103,7 +104,7 @@ def initial_policy(
 ) -> Policy:
     """Return the policy of the first snapshot.
 
-    Running statistics of observations are taken from the last one: the first has seen nothing.
+    Running statistics of observations come from the last snapshot: the first has seen nothing.
     """
     first, last = read_weights([files[0], files[-1]])
     if trained.obs_norm == "running":
@@ -127,18 +128,18 @@ def collect_states(policy: Policy, pixels: bool, device: str) -> Tensor:
     rows = []
     while sum(map(len, rows)) < num_envs * num_steps:
         obs = policy.preprocessor.observe(raw, elapsed, learn=False)
-        rows.append(obs[0, torch.from_numpy(valid)].clone())
+        rows.append(obs[0, torch.from_numpy(valid)].clone())  # (valid envs, *obs_shape)
         noise = policy.distribution.draw_noise((num_envs,), generator)
         steps = policy.env.step(policy.act(obs.to(device), noise))
         raw, elapsed = steps.obs, np.where(steps.ended, 0, elapsed + valid)
         valid = ~steps.resets
-    return torch.cat(rows)[: num_envs * num_steps].to(device)
+    return torch.cat(rows)[: num_envs * num_steps].to(device)  # (rows, *obs_shape)
 
 
 def make_probe(
     config: CapacityConfig, trained: PpoConfig, policy: Policy, states: Tensor, network: str
 ) -> CapacityProbe:
-    """Return the probe of actor or critic: fitted as it was trained, by Adam's own settings."""
+    """Return the probe of actor or critic, whose fit uses the settings of the training."""
     options = {"lr": trained.learning_rate, "eps": trained.adam_eps, "betas": (0.9, 0.999)}
     _, _, epochs = PIXELS if states.dtype == torch.uint8 else VECTORS
     return CapacityProbe(
@@ -156,26 +157,29 @@ def make_probe(
 
 
 def network_of(policy: Policy, name: str) -> nn.Module:
-    """Return actor or critic."""
+    """Return the actor or the critic by its name."""
     return getattr(policy.agent, name)
 
 
 def columns(results: list[list[ProbeResult]]) -> dict[str, list[float]]:
-    """Return each figure over the snapshots, means over target seeds, and the `ratio` to fresh."""
+    """Return figures per snapshot as means over target seeds, and their `ratio` to fresh ones."""
     table: dict[str, list[float]] = {
-        name: [float(np.mean([getattr(one.network, name) for one in row])) for row in results]
+        name: [float(np.mean([getattr(result.network, name) for result in row])) for row in results]
         for name in FIGURES
     }
-    return table | {"ratio": [float(np.mean([one.ratio for one in row])) for row in results]}
+    return table | {"ratio": [float(np.mean([result.ratio for result in row])) for row in results]}
 
 
 def figures(results: list[ProbeResult]) -> dict[str, float]:
-    """Return the fresh network's figures, means over target seeds."""
-    return {name: float(np.mean([getattr(one.fresh, name) for one in results])) for name in FIGURES}
+    """Return the fresh network's figures, each a mean over target seeds."""
+    return {
+        name: float(np.mean([getattr(result.fresh, name) for result in results]))
+        for name in FIGURES
+    }
 
 
 def plain_fit(fit: Fit) -> dict[str, Any]:
-    """Return a fit's settings as JSON takes them."""
+    """Return a fit's settings as plain JSON types."""
     names = ("minibatch", "epochs", "optimizer_options", "max_grad_norm")
     return json.loads(json.dumps({name: getattr(fit, name) for name in names}))
 

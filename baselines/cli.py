@@ -49,7 +49,7 @@ TOOLS: dict[str, tuple[str, type, str]] = {
         "evaluation:main",
     ),
 }
-# What may differ from the record when a run is resumed: nothing that changes its course.
+# Settings that may differ from the record when a run is resumed: none changes how it trains.
 CHANGEABLE = {
     "total_steps",
     "resume",
@@ -62,7 +62,7 @@ CHANGEABLE = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return its exit status: 2 for bad input, 1 for training that broke."""
+    """Run a subcommand; return its exit status: 2 for bad input, 1 for training that failed."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = dispatch(arguments)
@@ -105,7 +105,7 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 
 def training_config(name: str, arguments: Sequence[str]) -> RunConfig:
-    """Return the config of a training command; a resumed run's comes from its record.
+    """Return the config of a training command; a resumed run takes its config from its record.
 
     Raises:
         UsageError: a flag or its value is wrong.
@@ -135,11 +135,11 @@ def finish(paths: Sequence[Path], stopped: int | None) -> int:
 
 
 def with_pfo(arguments: Sequence[str], network: str) -> list[str]:
-    """Return arguments with `--pfo-coef X` written out as the intervention that it stands for.
+    """Return the arguments with `--pfo-coef X` replaced by the intervention of the same effect.
 
     Args:
         arguments: of a training command.
-        network: prefix of the network that PFO holds, such as `"actor."`.
+        network: prefix of the network that PFO regularises, such as `"actor."`.
     """
     written: list[str] = []
     given = iter(arguments)
@@ -174,7 +174,7 @@ def parse(name: str, config_class: type, arguments: Sequence[str], default: Any 
     """Read the flags of a subcommand into its dataclass.
 
     Raises:
-        UsageError: a flag or value is wrong; tyro's box is folded into one line.
+        UsageError: a flag or value is wrong; the message is tyro's box as one line.
     """
     errors = io.StringIO()
     overlay = {} if default is None else {"default": default}
@@ -188,7 +188,7 @@ def parse(name: str, config_class: type, arguments: Sequence[str], default: Any 
 
 
 def one_line(box: str) -> str:
-    """Return what a tyro error box says, without the box and the repeated help texts."""
+    """Return the text of a tyro error box, without its frame and the repeated help texts."""
     lines = [line.strip("│| ") for line in box.splitlines()]
     lines = [line for line in lines if line and line[0] not in "╭╰+"]
     sections: list[list[str]] = [[]]
@@ -197,20 +197,20 @@ def one_line(box: str) -> str:
             sections.append([])
         else:
             sections[-1].append(line)
-    said = []
+    sentences = []
     for section in sections:
         if not section or section[0].startswith(("For full", "Argument helptext")):
             continue
-        said.append(" ".join(section[:2] if section[0].startswith("Perhaps") else section))
-    text = ". ".join(part.rstrip(".") for part in said)
+        sentences.append(" ".join(section[:2] if section[0].startswith("Perhaps") else section))
+    text = ". ".join(sentence.rstrip(".") for sentence in sentences)
     return re.sub(r"Error parsing \w+Config: ", "", text)
 
 
 def resumed_config(name: str, folder: str, arguments: Sequence[str]) -> Any:
-    """Return a run's recorded config with the flags that may change on top.
+    """Return a run's recorded config, changed by the flags that a resumed run may change.
 
     Raises:
-        UsageError: `folder` is no run of this algorithm, or a flag would change its course.
+        UsageError: `folder` is not a run of this algorithm, or a flag would change its training.
     """
     try:
         folders = run_folders(Path(folder))
@@ -227,7 +227,7 @@ def resumed_config(name: str, folder: str, arguments: Sequence[str]) -> Any:
     except (TypeError, UsageError) as error:
         raise UsageError(f"--resume {folder}: {error}") from error
     if len(folders) > 1:  # a group of seeds that train at once
-        seeds = [read_record(one)["config"]["seed"] for one in folders]
+        seeds = [read_record(path)["config"]["seed"] for path in folders]
         missing = sorted(set(range(seeds[0], seeds[-1])) - set(seeds))
         if missing:
             raise UsageError(f"--resume {folder}: no run of seed {missing[0]}; resume each alone")
@@ -244,6 +244,6 @@ def resumed_config(name: str, folder: str, arguments: Sequence[str]) -> Any:
 
 
 def load(target: str) -> Callable[[Any], int]:
-    """Import the function `module:name` of this package."""
+    """Return the function `module:name` of this package, which is imported first."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(f"baselines.{module}"), name)

@@ -1,6 +1,7 @@
-"""One frozen dataclass for each command: its fields are the flags, the defaults and the record.
+"""One frozen dataclass per command: its fields are the flags, the defaults and the run's record.
 
-It stands apart from the algorithms because those import PyTorch, and `--help` must not wait for it.
+The dataclasses are not in the algorithms' files, because those import PyTorch, and `--help` must
+not wait for that.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import tyro
 
 from baselines.errors import UsageError
 
-MAX_ENVS = 2**16  # env i plays the stream of seed + i; `run.derive_seeds` leaves room for so many
+MAX_ENVS = 2**16  # env i plays stream seed + i; `runs.seeding.derive_seeds` leaves room for these
 MAX_HIDDEN_SIZE = 2**16
 
 Options = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
@@ -26,54 +27,55 @@ class RunConfig:
     """Settings of every training command."""
 
     env: str = "smacv2/terran_5_vs_5"
-    """Gymnasium id, with or without its version ("module:id" imports the module first)."""
+    """Gymnasium id, version optional ("module:id" imports the module first)."""
     env_option: Options = ()
     """Environment keyword such as obs_last_action=true, value in TOML; repeat the flag for more."""
     total_steps: int = 10_000_000
     """Environment steps to train for, summed over the envs of one seed."""
     seed: int = 1
-    """Seed of everything: environments, weights, actions; 0 to 2**32 - 1."""
+    """Random seed of environments, weights and actions; 0 to 2**32 - 1."""
     seeds: int = 1
-    """Number of seeds (seed, seed + 1, ...) to train at once; each equals its lone run."""
+    """Number of seeds (seed, seed + 1, ...) to train at once; each equals a run of that seed."""
     resume: str = ""
-    """Run folder to resume from its last checkpoint; other flags then come from its record."""
+    """Run folder to resume from its last checkpoint; other settings then come from its record."""
 
     num_envs: int = 128
-    """Environments stepped at once, for each seed."""
+    """Number of parallel environments per seed."""
     hidden_size: int = 64
     """Width of all hidden layers."""
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Learning rate of Adam."""
     anneal_lr: bool = True
     """Lower the learning rate linearly to zero over total_steps."""
     gamma: float = 0.99
     """Discount factor."""
     max_grad_norm: float = 0.5
-    """Gradient norm limit."""
+    """Maximum gradient norm; larger gradients are scaled down to it."""
     timeout_is_terminal: bool = False
     """Treat a time limit as termination (no bootstrap), as older code does."""
 
     probe: int = 0
-    """Measure ranks, dead units, norms and the trust region every so many iterations; 0: never."""
+    """Iterations between measurements of ranks, dead units, norms and trust region; 0: never."""
     intervention: Interventions = ()
-    """Such as redo:threshold=0.1 or actor.l2_init:coef=0.001 (all networks unless one is named);
-    repeat the flag for more. --pfo-coef 10 is short for actor.pfo:coef=10 (docs/plasticity.md)."""
+    """Plasticity intervention such as redo:threshold=0.1 or actor.l2_init:coef=0.001, on all
+    networks unless one is named; repeat the flag for more. --pfo-coef 10 is short for
+    actor.pfo:coef=10 (docs/plasticity.md)."""
 
     device: str = "cpu"
-    """PyTorch device of networks and of their training data."""
+    """PyTorch device of the networks and of their training data."""
     num_threads: int = 0
     """CPU threads for PyTorch; 0 means all cores this process may use."""
     runs_dir: str = "runs"
-    """Folder in which the run folder is made."""
+    """Parent folder of the run folder."""
     checkpoint_minutes: float = 2.0
-    """Save a checkpoint when this many minutes have passed; 0 turns it off."""
+    """Minutes between checkpoints; 0: no checkpoints by time."""
     checkpoint_steps: int = 0
-    """Save a checkpoint when this many env steps have passed; 0 turns it off."""
+    """Environment steps between checkpoints; 0: no checkpoints by steps."""
     keep_checkpoints: int = 3
-    """Number of the latest checkpoints that stay on disk."""
+    """Number of latest checkpoints to keep on disk."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use, each with one line."""
+        """Refuse values that no run could use."""
         check_seed(self.seed)
         check_range("seeds", self.seeds, low=1, high=1024)
         check_seed(self.seed + self.seeds - 1)
@@ -93,22 +95,23 @@ class BattleConfig(RunConfig):
     """Settings of every multi-agent learner."""
 
     open_loop: bool = False
-    """Let agents see the time and their index only: what can be won without looking."""
+    """Open-loop control: agents see only the time and their index. Such agents show how much can be
+    won without observations."""
     network: Literal["gru", "mlp"] = "gru"
-    """Recurrent or feed-forward networks."""
+    """Network type: recurrent (gru) or feed-forward (mlp)."""
     encoder: Literal["mlp", "plain", "attention"] = "mlp"
-    """What reads observations: two normalised layers, PyMARL's single layer, or attention over
-    entities (docs/encoders.md)."""
+    """Encoder of observations: two normalised layers (mlp), PyMARL's single layer (plain), or
+    attention over entities (docs/encoders.md)."""
     agent_id: bool = False
     """Append the agent's one-hot index to its observation."""
 
     @property
     def shows_agent_id(self) -> bool:
-        """Whether networks are told which agent they are."""
+        """Whether the networks' input contains the agent's index."""
         return self.agent_id or self.open_loop or self.encoder == "attention"
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use, each with one line."""
+        """Refuse values that no run could use."""
         super().__post_init__()
         if self.open_loop and self.encoder == "attention":
             raise UsageError("--open-loop leaves no entities to see: use --encoder mlp or plain")
@@ -119,17 +122,17 @@ class MappoConfig(BattleConfig):
     """Train MAPPO (Yu et al. 2022), or IPPO with --critic-input obs."""
 
     profile: Literal["batched", "smacv2_paper"] = "batched"
-    """Named set of defaults; flags given apart win over it."""
+    """Named set of defaults; other flags override it."""
     num_steps: int = 64
-    """Rollout length of each env in one iteration."""
+    """Rollout length: steps per env in one iteration."""
     critic_input: Literal["state", "obs"] = "state"
-    """What the critic sees: the global state (MAPPO) or each agent's observation (IPPO)."""
+    """Input of the critic: the global state (MAPPO) or each agent's observation (IPPO)."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation."""
     update_epochs: int = 4
     """Passes over each rollout."""
     num_minibatches: int = 2
-    """Minibatches in a pass, each holding whole sequences of num_envs / num_minibatches envs."""
+    """Minibatches per pass, each with whole sequences of num_envs / num_minibatches envs."""
     clip_coef: float = 0.2
     """Clip range of the policy ratio, and of the value change in normalised units."""
     ent_coef: float = 0.01
@@ -137,18 +140,18 @@ class MappoConfig(BattleConfig):
     vf_coef: float = 1.0
     """Weight of the value loss."""
     clip_vloss: bool = True
-    """Take the larger of the clipped and the plain value loss."""
+    """Use the larger of the clipped and the unclipped value loss."""
     huber_delta: float = 10.0
-    """Where the value loss turns from quadratic to linear, in normalised units."""
+    """Error at which the value loss turns from quadratic to linear, in normalised units."""
     value_norm: bool = True
-    """Let the critic predict values normalised by a running mean and deviation of the returns."""
+    """Normalise the critic's targets by a running mean and standard deviation of the returns."""
     value_norm_per_minibatch: bool = True
-    """Fold returns into the value statistics in each minibatch (else once an iteration)."""
+    """Update the statistics of the returns in each minibatch; else once per iteration."""
     norm_adv: bool = True
-    """Normalise advantages over the live entries of the whole batch."""
+    """Normalise advantages over the whole batch, without dead agents and reset rows."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use, each with one line."""
+        """Refuse values that no run could use."""
         super().__post_init__()
         for name in ("num_steps", "update_epochs"):
             check_range(name, getattr(self, name), low=1)
@@ -165,34 +168,34 @@ class ValueConfig(BattleConfig):
     """Settings of every value-based learner."""
 
     mixer: Literal["monotonic", "sum", "none"] = "monotonic"
-    """How the agents' values make the team's: by a monotonic network of the state (QMIX), by their
-    sum (VDN), or not at all: each agent learns from the team's reward alone (IQL)."""
+    """Mixer of the agents' values into the team's value: a monotonic network of the state (QMIX),
+    their sum (VDN), or none: each agent learns from the team's reward independently (IQL)."""
     mixer_size: int = 32
     """Width of the monotonic mixer's hidden layer."""
     hypernet_size: int = 64
-    """Width of the networks that make the monotonic mixer's weights from the state."""
+    """Hidden width of the networks that compute the monotonic mixer's weights from the state."""
     last_action: bool = True
     """Append the one-hot of the agent's last action to its observation."""
     agent_id: bool = True
     """Append the agent's one-hot index to its observation."""
     reward_scale: float = 1.0
-    """Factor of the rewards that the learner sees."""
+    """Factor by which the learner's rewards are multiplied."""
     td_lambda: float = 0.4
-    """Lambda of the TD targets: 0 one step, 1 the whole episode."""
+    """Lambda of the TD targets: 0 for one-step targets, 1 for the whole episode."""
     epsilon_start: float = 1.0
     """Share of random actions at the start."""
     epsilon_end: float = 0.05
-    """Share of random actions from `epsilon_steps` on."""
+    """Share of random actions after `epsilon_steps` steps."""
     epsilon_steps: int = 100_000
-    """Environment steps over which the share falls linearly."""
+    """Environment steps over which the share of random actions falls linearly."""
 
     @property
     def shows_last_action(self) -> bool:
-        """Whether networks are told the last action; it tells of what was in range."""
+        """Whether the input contains the last action; it reveals what was in range."""
         return self.last_action and not self.open_loop
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use, each with one line."""
+        """Refuse values that no run could use."""
         super().__post_init__()
         for name in ("mixer_size", "hypernet_size"):
             check_range(name, getattr(self, name), low=1, high=MAX_HIDDEN_SIZE)
@@ -207,29 +210,32 @@ class QmixConfig(ValueConfig):
     """Train QMIX (Rashid et al. 2018), VDN with --mixer sum, or IQL with --mixer none."""
 
     profile: Literal["batched", "smacv2_paper"] = "batched"
-    """Named set of defaults; flags given apart win over it."""
+    """Named set of defaults; other flags override it."""
     encoder: Literal["mlp", "plain", "attention"] = "plain"
-    """What reads observations: two normalised layers, PyMARL's single layer, or attention over
-    entities (docs/encoders.md)."""
+    """Encoder of observations: two normalised layers (mlp), PyMARL's single layer (plain), or
+    attention over entities (docs/encoders.md)."""
     max_grad_norm: float = 10.0
-    """Gradient norm limit, of agent network and mixer together."""
+    """Maximum gradient norm of agent network and mixer together; larger gradients are scaled down
+    to it."""
     anneal_lr: bool = False
     """Lower the learning rate linearly to zero over total_steps."""
     double_q: bool = True
-    """Choose the next action by the learning network, value it by the target network."""
+    """Double Q-learning: the online network chooses the next action, the target network values
+    it."""
     buffer_episodes: int = 5000
-    """Whole episodes that the replay holds."""
+    """Capacity of the replay in whole episodes."""
     batch_episodes: int = 64
-    """Episodes in a gradient step, drawn without replacement; none is taken before so many."""
+    """Episodes per gradient step, drawn without replacement; learning starts when this many have
+    ended."""
     rollout_episodes: int = 0
-    """Episodes to finish in an iteration; 0: as many as there are envs."""
+    """Episodes to finish per iteration; 0: as many as there are envs."""
     updates_per_rollout: int = 8
-    """Gradient steps in an iteration."""
+    """Gradient steps per iteration."""
     target_update_episodes: int = 200
-    """Episodes after which the target network becomes a copy of the learning one."""
+    """Episodes between copies of the online network into the target network."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use, each with one line."""
+        """Refuse values that no run could use."""
         super().__post_init__()
         for name in ("batch_episodes", "updates_per_rollout", "target_update_episodes"):
             check_range(name, getattr(self, name), low=1)
@@ -239,27 +245,29 @@ class QmixConfig(ValueConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PqnConfig(ValueConfig):
-    """Train PQN (Gallici et al. 2024), which needs no replay; PQN-VDN with --mixer sum."""
+    """Train PQN (Gallici et al. 2024), which needs no replay, or PQN-VDN with --mixer sum."""
 
     profile: Literal["batched"] = "batched"
-    """Named set of defaults; flags given apart win over it."""
+    """Named set of defaults; other flags override it."""
     hidden_size: int = 128
     """Width of all hidden layers."""
     max_grad_norm: float = 10.0
-    """Gradient norm limit, of agent network and mixer together."""
+    """Maximum gradient norm of agent network and mixer together; larger gradients are scaled down
+    to it."""
     td_lambda: float = 0.85
-    """Lambda of the returns over the rollout: 0 one step, 1 until its end."""
+    """Lambda of the TD targets: 0 for one-step targets, 1 for the rest of the rollout."""
     num_steps: int = 32
-    """Rollout length of each env in one iteration."""
+    """Rollout length: steps per env in one iteration."""
     memory_window: int = 4
-    """Steps before the rollout that are run again to warm the GRU, without a loss."""
+    """Steps before the rollout that the GRU reads again, without a loss, to warm up its hidden
+    state."""
     update_epochs: int = 1
     """Passes over each rollout."""
     num_minibatches: int = 16
-    """Minibatches in a pass, each holding whole sequences of num_envs / num_minibatches envs."""
+    """Minibatches per pass, each with whole sequences of num_envs / num_minibatches envs."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use, each with one line."""
+        """Refuse values that no run could use."""
         super().__post_init__()
         for name in ("num_steps", "update_epochs"):
             check_range(name, getattr(self, name), low=1)
@@ -276,14 +284,14 @@ class PpoConfig(RunConfig):
     env_option: Options = ()
     """Environment keyword such as ctrl_cost_weight=0.1, value in TOML; repeat the flag for more."""
     total_steps: int = 1_000_000
-    """Environment steps to train for, summed over the envs of one seed, reset steps included; whole
-    rollouts, at least one."""
+    """Environment steps to train for, summed over the envs of one seed, reset steps included;
+    rounded down to whole rollouts, at least one."""
     num_envs: int = 1
-    """Environments stepped at once, for each seed."""
+    """Number of parallel environments per seed."""
     hidden_size: int = 64
-    """Width of the two hidden layers; pixels: of the one after the convolutions."""
+    """Width of the two hidden layers; for pixels, of the layer after the convolutions."""
     learning_rate: float = 3e-4
-    """Adam's step size."""
+    """Learning rate of Adam."""
     timeout_is_terminal: bool = True
     """Treat a time limit as termination (no bootstrap), as CleanRL does."""
     num_threads: int = 1
@@ -292,44 +300,48 @@ class PpoConfig(RunConfig):
     source: Literal["auto", "gymnasium", "ale", "envpool"] = "auto"
     """Library that runs the environments; auto picks the fastest one installed (docs/ppo.md)."""
     profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
-    """Named set of defaults for everything below; flags given apart win over it."""
+    """Named set of defaults; other flags override it."""
     num_steps: int = 2048
-    """Rollout length of each env in one iteration."""
+    """Rollout length: steps per env in one iteration."""
 
     frame_skip: int = 4
-    """Atari: frames an action is repeated for."""
+    """Atari: frames for which an action is repeated."""
     sticky: float = 0.0
-    """Atari: probability that the emulator repeats the action before instead."""
+    """Atari: probability that the emulator repeats the previous action instead of the new one."""
     max_pool: bool = True
     """Atari: show the maximum of the last two frames."""
     noop_max: int = 30
-    """Atari: at most so many idle steps at the start."""
+    """Atari: maximum number of idle steps at the start of a game."""
     fire_reset: bool = True
-    """Atari: press fire at the start."""
+    """Atari: press fire at the start of a game."""
     episodic_life: bool = True
-    """Atari: a lost life ends the episode for the learner; returns are logged by game."""
+    """Atari: end the learner's episode with each lost life; returns are logged per game."""
     obs_norm: Literal["none", "running", "frozen"] = "running"
-    """Normalise observations by running statistics, or by those of 1,000 random steps an env."""
+    """Normalisation of observations by running statistics, or by frozen statistics of 1,000 random
+    steps per env."""
     obs_clip: float = 10.0
-    """Bound of normalised observations; 0: none."""
+    """Bound on the magnitude of normalised observations; 0: no bound."""
     time_feature: bool = False
-    """Append the share of the episode limit that has passed, from -1 to 1."""
+    """Append the elapsed share of the episode limit to observations, scaled to -1 to 1."""
     reward_norm: Literal["none", "running", "sign"] = "running"
-    """What the learner sees of a reward: itself, divided by the returns' deviation, its sign."""
+    """Normalisation of the learner's rewards: none, division by the running deviation of the
+    returns, or their sign."""
     reward_clip: float = 10.0
-    """Bound of running-normalised rewards; 0: none."""
+    """Bound on the magnitude of rewards normalised by running statistics; 0: no bound."""
 
     activation: Literal["tanh", "relu", "gelu", "leaky_relu"] = "tanh"
-    """Nonlinearity of all hidden layers (pixels: NatureCNN with it)."""
+    """Nonlinearity of all hidden layers, of the NatureCNN for pixels too."""
     shared_trunk: bool = False
-    """One trunk for actor and critic, separate heads."""
+    """Share one trunk between actor and critic; their heads are separate."""
     init: Literal["orthogonal", "pytorch"] = "orthogonal"
-    """Weights: orthogonal (heads with gain 0.01 and 1), or PyTorch's default."""
+    """Initial weights: orthogonal (gain 0.01 in the actor's head, 1 in the critic's), or PyTorch's
+    default."""
     policy: Literal["normal", "tanh_normal", "tanh_normal_atanh"] = "normal"
-    """Continuous actions: a normal, clipped by the environment; one squashed to the bounds; that
-    with log-probabilities from the squashed action, which explode as the published code's do."""
+    """Distribution of continuous actions: a normal whose actions are clipped to the bounds; a
+    normal squashed to the bounds by tanh; or the latter with log-probabilities computed from the
+    squashed action, which explode as in the published code."""
     state_std: bool = False
-    """Let the network predict the standard deviation; else it is a parameter."""
+    """Let the network predict the standard deviation; else it is a parameter without inputs."""
 
     adam_eps: float = 1e-5
     """Adam's epsilon."""
@@ -338,31 +350,32 @@ class PpoConfig(RunConfig):
     update_epochs: int = 10
     """Passes over each rollout."""
     num_minibatches: int = 32
-    """Minibatches in a pass."""
+    """Minibatches per pass."""
     clip_coef: float = 0.2
     """Clip range of the policy ratio, and of the value change."""
     log_ratio_clamp: bool = False
-    """Bound log-ratios to [ln 1e-7, ln 1e9] before they are exponentiated."""
+    """Clamp log-ratios to [ln 1e-7, ln 1e9] before they are exponentiated."""
     ent_coef: float = 0.0
     """Weight of the entropy bonus."""
     vf_coef: float = 0.5
-    """Weight of the value loss, half the squared error."""
+    """Weight of the value loss, which is half the squared error."""
     clip_grad_apart: bool = False
-    """Limit the gradients of actor and critic separately."""
+    """Clip the gradient norms of actor and critic separately."""
     step_trunk_twice: bool = False
-    """With a shared trunk: two optimizers clip and step it, one after the other (published)."""
+    """Clip and step a shared trunk twice, by two optimizers in turn, as the published code does."""
     clip_vloss: bool = True
-    """Take the larger of the clipped and the plain value loss."""
+    """Use the larger of the clipped and the unclipped value loss."""
     norm_adv: Literal["none", "unbiased", "biased"] = "unbiased"
-    """Normalise advantages in each minibatch, by this estimate of their deviation."""
+    """Normalisation of advantages in each minibatch, by this estimate of their deviation."""
     target_kl: float = 0.0
-    """End an iteration's updates when a minibatch's KL estimate exceeds this; 0: never."""
+    """Maximum KL estimate of a minibatch: a larger one ends the iteration's updates; 0: no
+    maximum."""
 
     snapshots: int = 0
     """Number of weight snapshots to keep, spread evenly over the run; the paper keeps 41."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could use, each with one line."""
+        """Refuse values that no run could use."""
         super().__post_init__()
         for name in ("num_steps", "update_epochs", "frame_skip"):
             check_range(name, getattr(self, name), low=1)
@@ -386,7 +399,7 @@ class PlasticityReportConfig:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Run folders, or folders of runs."""
     out: str = "plasticity_report"
-    """Folder that receives index.html, which needs nothing else, and each figure as SVG and PNG."""
+    """Output folder for a self-contained index.html and each figure as SVG and PNG."""
 
     def __post_init__(self) -> None:
         """Refuse a report on nothing."""
@@ -396,24 +409,25 @@ class PlasticityReportConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PlotConfig:
-    """Draw learning curves of runs by environment steps and by wall-clock; print how they end."""
+    """Draw learning curves of runs by environment steps and by wall-clock; print final values."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     """Run folders, or folders of runs."""
     metric: str = "charts/win_rate"
-    """What to draw: any name in metrics.jsonl."""
+    """Metric to draw: any name in metrics.jsonl."""
     statistic: Literal["mean", "iqm"] = "mean"
-    """Of the runs of a group: their mean, or their interquartile mean."""
+    """Statistic over the runs of a group: the mean, or the interquartile mean."""
     bin_steps: int = 0
-    """Steps over which a point of a curve averages; 0: a round number that gives at most 50."""
+    """Environment steps averaged in a point of a curve; 0: a round number for at most 50 points."""
     label: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="SETTING")
     ] = ()
-    """Name groups by this setting, such as profile (else by all that differ); repeat for more."""
+    """Setting that names the groups, such as profile; repeat the flag for more. Default: all
+    settings that differ."""
     published: bool = False
-    """Draw the published curves of the scenarios too, which are of real StarCraft II."""
+    """Also draw the published curves of the scenarios, which come from real StarCraft II."""
     out: str = "learning_curves"
-    """Files to write, less .svg, .png and .json; or a folder for them."""
+    """Output path, to which .svg, .png and .json are appended; or an output folder."""
 
     def __post_init__(self) -> None:
         """Refuse a plot of nothing."""
@@ -424,12 +438,12 @@ class PlotConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CapacityConfig:
-    """Measure the capacity loss of PPO runs over their snapshots, into a capacity.json of each."""
+    """Measure the capacity loss of PPO runs over their snapshots; write a capacity.json per run."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run folders, or folders of groups."""
     every: int = 1
-    """Measure every so many snapshots."""
+    """Stride over the snapshots: 1 measures each of them, 2 every second one."""
     target_seeds: tuple[int, ...] = (27,)
     """Seeds of the random targets; the paper uses 27 alone."""
     device: str = "cpu"
@@ -438,7 +452,7 @@ class CapacityConfig:
     """CPU threads for PyTorch; 0 means all cores this process may use."""
 
     def __post_init__(self) -> None:
-        """Refuse values that measure nothing."""
+        """Refuse values that no measurement could use."""
         if not self.runs:
             raise UsageError("capacity: name at least one run folder")
         if not self.target_seeds:
@@ -454,14 +468,15 @@ class EvaluateConfig:
     run: Annotated[str, tyro.conf.Positional]
     """Run folder, or one of its checkpoint folders."""
     episodes: int | None = None
-    """How many to play, on seeds that training can never draw; default 1,024 battles, else 32."""
+    """Number of battles or episodes to play, on seeds that training can never draw; default 1,024
+    battles or 32 episodes."""
     num_envs: int | None = None
-    """Played at once, at most; the result depends on this number but not on speed; default 256
-    battles, else 8 episodes."""
+    """Number of parallel environments (upper bound); changing it changes which episodes are played.
+    Default: 256 for battles, 8 for episodes."""
     stochastic: bool = False
-    """Sample actions from the policy; else take the most likely one."""
+    """Sample actions from the policy; else take the most likely action."""
     seed: int = 0
-    """Which held-out set: offset into the reserved seeds, and seed of the sampling."""
+    """Number of the held-out set: offset into the reserved seeds, and seed of sampled actions."""
     device: str = "cpu"
     """PyTorch device of the networks."""
     num_threads: int = 0
@@ -489,7 +504,7 @@ class QuickstartConfig:
     env: str = "smacv2/terran_5_vs_5"
     """Gymnasium id of the scenario."""
     runs_dir: str = "runs"
-    """Folder that receives the run folder."""
+    """Parent folder of the run folder."""
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
@@ -499,10 +514,10 @@ class QuickstartConfig:
 
 
 def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
-    """Return the config that a config.json holds, also of a run before PFO became an intervention.
+    """Return the config that a config.json holds, also if its run is older than PFO interventions.
 
     Raises:
-        UsageError: a field is missing, unknown or of another type, or no run could use its value.
+        UsageError: a field is missing, unknown or of the wrong type, or its value is not usable.
     """
     fields = _with_pfo_as_intervention(fields)
     known = {field.name for field in dataclasses.fields(config_class)}
@@ -520,7 +535,7 @@ def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
 
 
 def _with_pfo_as_intervention(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return a record's fields with the five PFO flags of older runs as an intervention."""
+    """Return a record's fields, with the five PFO flags of older runs as an intervention."""
     old = {name: fields.get(f"pfo_{name}") for name in ("coef", "layers", "distance", "mode")}
     fields = dict(fields)
     network = fields.pop("pfo_network", None)
@@ -544,9 +559,9 @@ def _same_type(value: Any, default: Any) -> bool:
 
 
 def check_seed(seed: int) -> None:
-    """Raise `UsageError` unless `seed` lies in the range that training may draw from."""
+    """Raise `UsageError` unless `seed` is in the range that training may draw from."""
     if not 0 <= seed < 2**32:
-        raise UsageError(f"--seed {seed}: seeds lie between 0 and 2**32 - 1 = {2**32 - 1}")
+        raise UsageError(f"--seed {seed}: it must be between 0 and 2**32 - 1 = {2**32 - 1}")
 
 
 def check_range(

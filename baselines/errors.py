@@ -1,4 +1,4 @@
-"""The one error that bad input raises, and the sentence that helps to correct it."""
+"""Errors of bad input and of failed training, and the sentence that helps to correct a name."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,17 +9,17 @@ class UsageError(ValueError):
 
 
 class TrainingError(UsageError):
-    """Training that cannot go on; the one line says where it stands."""
+    """Training that cannot continue: the one line names the last good checkpoint."""
 
 
 def expected(what: str, given: object, allowed: Iterable[str], limit: int = 8) -> str:
-    """Return one line that names what was given, the nearest match and what is allowed.
+    """Return one line with the given name, its nearest match and the allowed names.
 
     Args:
-        what: the thing that was named, for example `"environment"`.
-        given: what the user wrote.
-        allowed: the names that would have been right.
-        limit: how many allowed names the line lists at most.
+        what: kind of thing that was named, for example `"environment"`.
+        given: the user's input.
+        allowed: all valid names.
+        limit: most names that the line lists.
     """
     names = sorted(allowed)
     nearest = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)

@@ -1,7 +1,7 @@
-"""Evaluation on held-out battles or episodes: what a policy is worth, with an interval.
+"""Evaluation on held-out battles or episodes: a policy's win rate or return, with an interval.
 
-Each env plays a fixed number of them, so short ones are not over-represented, and they come from
-seeds that training can never draw.
+Each env plays a fixed number of episodes, so that short episodes are not over-represented. Their
+seeds are reserved: training can never draw them.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ from baselines.runs.records import read_record, run_folders
 from baselines.runs.seeding import seeded_generator
 from smacv2.stats import wilson_interval
 
-BATTLES, BATTLE_ENVS = 1024, 256  # what is played unless told otherwise
-EPISODES, EPISODE_ENVS = 32, 8  # the same for episodes of one agent
-EPISODE_ENVS_AT_MOST = 512  # held-out sets of different --seed do not overlap
-SEEDS_APART = 2**16  # held-out sets of different --seed do not overlap below this many envs
+BATTLES, BATTLE_ENVS = 1024, 256  # defaults of --episodes and --num-envs
+EPISODES, EPISODE_ENVS = 32, 8  # defaults for single-agent environments
+EPISODE_ENVS_AT_MOST = 512  # so that held-out sets of different --seed do not overlap
+SEEDS_APART = 2**16  # held-out sets of different --seed do not overlap up to this many envs
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Battles played, in the order of env and episode; each array is (episodes,)."""
+    """Results of battles, ordered by env and then episode; each array is (episodes,)."""
 
     env: np.ndarray
     episodic_return: np.ndarray
@@ -49,17 +49,17 @@ class Evaluation:
 
 
 def main(config: EvaluateConfig) -> int:
-    """Evaluate, print and store; return the exit status."""
+    """Evaluate a policy, print and store the result; return the exit status."""
     result, path = evaluate_run(config)
     print(summary(result))
     if changed := differences(result["trained_in"], result["environment"]):
-        print(f"trained in another environment than this one: {changed}")
+        print(f"the environment has changed since training: {changed}")
     print(f"stored in {path}")
     return 0
 
 
 def differences(trained_in: dict[str, Any], environment: dict[str, Any]) -> str:
-    """Return what of an environment's fingerprint is not as it was in training."""
+    """Return the text of the differences between an environment's fingerprints, then and now."""
     old, new = trained_in["fingerprint"], environment["fingerprint"]
     return ", ".join(
         f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed_keys(old, new)
@@ -73,7 +73,7 @@ def evaluate_run(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
         The result, and the JSON file that holds it.
 
     Raises:
-        UsageError: there is nothing to evaluate, or it does not fit the environment.
+        UsageError: there is no policy to evaluate, or it does not fit the environment.
     """
     prepare_torch(config.num_threads, config.device)
     run, record, checkpoint, checkpoint_path = find(Path(config.run))
@@ -94,7 +94,7 @@ def evaluate_run(config: EvaluateConfig) -> tuple[dict[str, Any], Path]:
 def evaluate_battles(
     config: EvaluateConfig, record: dict[str, Any], checkpoint: Checkpoint
 ) -> dict[str, Any]:
-    """Play battles with a run's policy; return environment, statistics and every battle.
+    """Play battles with a run's policy; return the environment, statistics and every battle.
 
     Raises:
         UsageError: the policy does not fit the environment.
@@ -126,7 +126,7 @@ def evaluate_battles(
 def evaluate_episodes(
     config: EvaluateConfig, record: dict[str, Any], checkpoint: Checkpoint
 ) -> dict[str, Any]:
-    """Play episodes with a run's policy; return environment, statistics and every episode.
+    """Play episodes with a run's policy; return the environment, statistics and every episode.
 
     Raises:
         UsageError: too many envs or too high a seed, or the policy does not fit.
@@ -155,7 +155,7 @@ def evaluate_episodes(
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any], Checkpoint, Path]:
-    """Return run folder, its record, the checkpoint to use and that checkpoint's folder."""
+    """Return the run folder, its record, the checkpoint to use and the checkpoint's folder."""
     if (path / "manifest.json").exists() and path.parent.name == "checkpoints":
         run = path.parent.parent
         return run, read_record(run), checkpoints.load(path, replay=False), path
@@ -187,9 +187,9 @@ def play(battles: Battles, agent: Any, config: EvaluateConfig, first_seed: int) 
     """Play `config.episodes` battles, a fixed share in each env.
 
     Args:
-        battles: to play.
+        battles: environments to play in.
         agent: policy with `act`, `initial_hidden` and `samples`, see `networks.actor_critic.Agent`.
-        config: says how many, and whether to sample.
+        config: number of battles, and whether to sample actions.
         first_seed: env i plays the stream of `first_seed + i`.
     """
     num_envs, sizes = battles.num_envs, battles.sizes
@@ -232,7 +232,7 @@ def ended_episodes(envs: np.ndarray, tally: Tally, outcome: Outcome) -> dict[str
 
 
 def play_episodes(policy: Any, episodes: int, config: EvaluateConfig) -> dict[str, np.ndarray]:
-    """Play a fixed share of the episodes in each env; return `env` and each return and length."""
+    """Play a fixed share of episodes in each env; return the env, return and length of each."""
     env, num_envs = policy.env, policy.env.num_envs
     generator = torch.Generator(config.device).manual_seed(config.seed)
     quota = shares(episodes, num_envs)
@@ -247,10 +247,10 @@ def play_episodes(policy: Any, episodes: int, config: EvaluateConfig) -> dict[st
             noise = policy.distribution.draw_noise((num_envs,), generator)
         steps = env.step(policy.act(obs, noise))
         raw, returns, elapsed = steps.obs, returns + steps.reward, elapsed + valid
-        for one in np.flatnonzero(steps.ended):
-            if played[one] < quota[one]:
-                ended.append((one, returns[one], elapsed[one]))
-            played[one] += 1
+        for index in np.flatnonzero(steps.ended):
+            if played[index] < quota[index]:
+                ended.append((index, returns[index], elapsed[index]))
+            played[index] += 1
         returns, elapsed = np.where(steps.ended, 0.0, returns), np.where(steps.ended, 0, elapsed)
         valid = ~steps.resets
     ended.sort(key=lambda episode: episode[0])
@@ -261,7 +261,7 @@ def play_episodes(policy: Any, episodes: int, config: EvaluateConfig) -> dict[st
 
 
 def statistics(battles: Evaluation) -> dict[str, Any]:
-    """Return the numbers that are reported: counts, rates, means and the interval."""
+    """Return the reported numbers: counts, rates, means and the interval of the win rate."""
     episodes, wins = len(battles.env), int(battles.battle_won.sum())
     return {
         "episodes": episodes,
@@ -277,7 +277,7 @@ def statistics(battles: Evaluation) -> dict[str, Any]:
 
 
 def episode_statistics(played: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return the numbers that are reported; the interval is the mean's, by its standard error."""
+    """Return the reported numbers; the interval of the mean comes from its standard error."""
     returns = played["episodic_return"]
     deviation = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     half = 1.96 * deviation / np.sqrt(len(returns))
@@ -292,7 +292,10 @@ def episode_statistics(played: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def store(run: Path, result: dict[str, Any], seed: int) -> Path:
-    """Write the result into the run folder and its `eval/*` scalars to TensorBoard."""
+    """Write the result into the run folder; return the file.
+
+    The `eval/*` scalars of a greedy evaluation also go to TensorBoard.
+    """
     folder = run / "evaluations"
     folder.mkdir(exist_ok=True)
     step, mode = result["global_step"], result["mode"]
@@ -325,7 +328,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def episode_summary(result: dict[str, Any]) -> str:
-    """Return the lines for episodes that nobody wins."""
+    """Return the lines that the command prints for episodes, which have no win rate."""
     low, high = result["episodic_return_interval_95"]
     deviation, extremes = result["episodic_return_deviation"], result["episodic_return_extremes"]
     return "\n".join(

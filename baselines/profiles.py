@@ -1,7 +1,7 @@
 """Named sets of defaults: the fields that each profile sets for each algorithm.
 
-PPO's depend on the kind of environment too. A profile changes defaults only: any flag given apart
-wins. The pages of the algorithms tell where each number comes from.
+PPO's profiles also depend on the kind of environment. A profile changes defaults only: a flag on
+the command line overrides it. The page of each algorithm gives the source of each number.
 """
 
 from typing import Any
@@ -111,7 +111,7 @@ PPO: dict[str, Profiles] = {
 
 MAPPO: Profiles = {
     "batched": {},
-    "smacv2_paper": {  # benellis3/mappo, as the published curves were made
+    "smacv2_paper": {  # benellis3/mappo, the code of the published curves
         "num_envs": 8,
         "num_steps": 64,
         "agent_id": True,
@@ -131,7 +131,7 @@ MAPPO: Profiles = {
 
 QMIX: Profiles = {
     "batched": {},
-    "smacv2_paper": {  # benellis3/pymarl2, as the published curves were made
+    "smacv2_paper": {  # benellis3/pymarl2, the code of the published curves
         "num_envs": 8,
         "encoder": "plain",
         "hidden_size": 64,
@@ -153,7 +153,7 @@ QMIX: Profiles = {
 
 
 def kind_of(env_id: str) -> str:
-    """Return the kind of environment that an id names, which decides a profile's numbers."""
+    """Return the kind of environment that an id names, which selects a profile's defaults."""
     name = env_id.rpartition(":")[2]
     if name.startswith("ALE/"):
         return ATARI

@@ -7,7 +7,7 @@ from baselines.runs.process import exit_status
 
 
 def main(config: QuickstartConfig) -> int:
-    """Train MAPPO, evaluate it on held-out battles, say what to try next; return exit status."""
+    """Train MAPPO, evaluate it on held-out battles, print next steps; return the exit status."""
     (path,), stopped = loop.train(
         "mappo",
         MappoConfig(

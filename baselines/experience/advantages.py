@@ -15,9 +15,9 @@ def gae(
 ) -> Tensor:
     """Return advantages (Schulman et al. 2016, eq. 16), time first.
 
-    The row after a done row holds the true last observation, so its value is V(s_T): used where the
-    episode was truncated, dropped where it was terminated. That row's own advantage is meaningless
-    (it is no transition) and must be masked by the caller.
+    The row after a done row holds the true last observation, so its value is V(s_T). This value is
+    used if the episode was truncated, and dropped if it was terminated. The advantage of that row
+    itself is meaningless, since the row is not a transition: the caller must mask it.
 
     Args:
         rewards: (num_steps, ...) reward of each step.
@@ -52,24 +52,24 @@ def lambda_returns(
     """Return TD(lambda) targets (Sutton and Barto 2018, eq. 12.18), time first.
 
     G_t = r_t + gamma ((1 - lambda) V_{t+1} + lambda G_{t+1}), with V_{t+1} in place of G_{t+1}
-    where the episode was truncated or the rollout ends, and nothing after a terminated step.
+    if the episode was truncated or the rollout ends, and nothing after a terminated step.
 
     Args:
         rewards: (num_steps, ...) reward of each step.
-        next_values: (num_steps, ...) value of what each step led to, in reward units.
+        next_values: (num_steps, ...) value of the row after each step, in reward units.
         terminated: (num_steps, ...) bool, no value follows this step.
         done: (num_steps, ...) bool, the episode ends with this step; includes `terminated`.
         gamma: discount factor.
-        td_lambda: lambda, 0 (one step) to 1 (all that is left of the episode).
+        td_lambda: lambda, 0 (one step) to 1 (the rest of the episode).
 
     Returns:
-        (num_steps, ...) returns; those of rows that are no transition mean nothing.
+        (num_steps, ...) targets, meaningless in rows that are not transitions.
     """
-    goes_on = (~terminated).to(next_values.dtype) * gamma
+    discounts = (~terminated).to(next_values.dtype) * gamma
     carried_share = (~done).to(next_values.dtype) * td_lambda
     returns = torch.empty_like(next_values)
     carried = next_values[-1]
     for step in range(len(next_values) - 1, -1, -1):
         value = torch.lerp(next_values[step], carried, carried_share[step])
-        carried = torch.addcmul(rewards[step], goes_on[step], value, out=returns[step])
+        carried = torch.addcmul(rewards[step], discounts[step], value, out=returns[step])
     return returns

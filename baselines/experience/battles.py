@@ -1,7 +1,7 @@
 """The seam between learners and battles: tensors of one device in, tensors of one device out.
 
 `HostBattles` plays any Gymnasium vector environment that keeps the contract of docs/runs.md.
-Battles on a GPU become a second class here, and a second branch in `make_battles`.
+Battles on a GPU would be a second class here, and a second branch in `make_battles`.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +19,7 @@ OPEN_LOOP = ("obs_starcraft=false", "obs_timestep_number=true")  # agents see th
 
 
 class Observation(NamedTuple):
-    """What agents, critic and mixer see before a step."""
+    """Inputs of agents, critic and mixer before a step."""
 
     obs: Tensor  # (num_envs, num_agents, obs_size) float32
     state: Tensor  # (num_envs, state_size) float32
@@ -34,8 +34,8 @@ class Outcome(NamedTuple):
     reward: Tensor  # float32
     terminated: Tensor  # bool, the battle is decided
     truncated: Tensor  # bool, the battle has reached the episode limit
-    battle_won: Tensor  # bool, read where the battle has ended
-    draw: Tensor  # bool, read where the battle has ended
+    battle_won: Tensor  # bool, meaningful if the battle has ended
+    draw: Tensor  # bool, meaningful if the battle has ended
 
     @property
     def ended(self) -> Tensor:
@@ -44,11 +44,11 @@ class Outcome(NamedTuple):
 
 
 class Battles(Protocol):
-    """A batch of battles, as learners know it.
+    """A batch of battles, as learners use it.
 
     After the step that ends a battle, the next row is a reset row (Gymnasium's NEXT_STEP): agents
-    see the true last observation once more, their actions are ignored, and nothing of that row
-    counts. `Observation.valid` marks it.
+    see the true last observation once more, and their actions are ignored. Reset rows are excluded
+    from losses and statistics; `Observation.valid` is False on them.
     """
 
     num_envs: int
@@ -58,13 +58,13 @@ class Battles(Protocol):
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides results, for a run's record."""
+        """All settings that determine results, for a run's record."""
 
     def reset(self, seed: int) -> None:
         """Start battles; env i plays the stream of `seed + i`."""
 
     def observe(self) -> Observation:
-        """Return what agents see now; the tensors are good until the next step."""
+        """Return the current observation; its tensors are valid until the next step."""
 
     def step(self, actions: Tensor) -> Outcome:
         """Play one step with actions (num_envs, num_agents) int64."""
@@ -76,7 +76,7 @@ class Battles(Protocol):
         """Restore a `checkpoint`; no env is at a reset row until `mark_resets`."""
 
     def mark_resets(self, resets: Tensor) -> None:
-        """Say which envs are at a reset row, (num_envs,) bool."""
+        """Mark the envs that are at a reset row, (num_envs,) bool."""
 
     def close(self) -> None:
         """Release threads, processes and devices."""
@@ -99,7 +99,7 @@ class HostBattles:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides results."""
+        """All settings that determine results."""
         return self.sizes.fingerprint
 
     def reset(self, seed: int) -> None:
@@ -107,7 +107,7 @@ class HostBattles:
         self._show(*self.env.reset(seed=seed), np.ones(self.num_envs, bool))
 
     def observe(self) -> Observation:
-        """Return what agents see now; the tensors are good until the next step."""
+        """Return the current observation; its tensors are valid until the next step."""
         return self._seen
 
     def step(self, actions: Tensor) -> Outcome:
@@ -140,7 +140,7 @@ class HostBattles:
         self._show(*self.sizes.last(), np.ones(self.num_envs, bool))
 
     def mark_resets(self, resets: Tensor) -> None:
-        """Say which envs are at a reset row, (num_envs,) bool."""
+        """Mark the envs that are at a reset row, (num_envs,) bool."""
         self._seen = self._seen._replace(valid=~resets.to(self.device))
 
     def close(self) -> None:
@@ -152,11 +152,11 @@ def make_battles(config: BattleConfig, num_envs: int | None = None) -> Battles:
     """Return the battles that a config asks for.
 
     Args:
-        config: of a multi-agent learner.
-        num_envs: battles at once; default the config's.
+        config: settings of a multi-agent learner.
+        num_envs: parallel battles; None: `config.num_envs`.
 
     Raises:
-        UsageError: the id, an option or its value is not known, or the machine cannot make them.
+        UsageError: the id, an option or its value is unknown, or this machine cannot make them.
     """
     options = (*config.env_option, *(OPEN_LOOP if config.open_loop else ()))
     return HostBattles(make_env(config.env, num_envs or config.num_envs, options), config.device)
@@ -167,17 +167,17 @@ def make_env(env_id: str, num_envs: int, options: tuple[str, ...] = ()) -> Any:
 
     Args:
         env_id: Gymnasium id, version optional; `module:id` imports `module` first.
-        num_envs: battles at once.
+        num_envs: parallel battles.
         options: `key=value` texts, passed to the environment as keywords.
 
     Raises:
-        UsageError: the id, an option or its value is not known, or the machine cannot make it.
+        UsageError: the id, an option or its value is unknown, or this machine cannot make it.
     """
     name, keywords = resolve_id(env_id), parse_options(options)
     if name.startswith("smacv2/") and "scenario" in keywords:
         raise UsageError(
-            f"--env-option scenario={keywords['scenario']}: --env names the scenario; of your own"
-            " after smacv2.register_scenario(file) in a module: --env module:smacv2/name"
+            f"--env-option scenario={keywords['scenario']}: --env names the scenario; for your own,"
+            " call smacv2.register_scenario(file) in a module and give --env module:smacv2/name"
         )
     try:
         env = gymnasium.make_vec(name, num_envs=num_envs, **keywords)

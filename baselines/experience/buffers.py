@@ -11,7 +11,7 @@ class RolloutBuffer:
 
     Row `step` holds observations, actions and outcomes. `valid[step]` is False on reset rows (see
     `battles.Battles`). The last row holds the observations after the last step, for bootstrapping.
-    The first `history` rows repeat the end of the rollout before (at the start: reset rows).
+    The first `history` rows repeat the end of the previous rollout (reset rows in the first one).
 
         obs           (num_steps + 1, num_envs, num_agents, obs_size) float32
         state         (num_steps + 1, num_envs, state_size) float32
@@ -26,9 +26,9 @@ class RolloutBuffer:
         truncated     (num_steps, num_envs) bool
 
     Args:
-        battles: whose sizes and device count.
+        battles: environments, which give the sizes and the device.
         num_steps: rollout length, `history` included.
-        history: rows kept from the rollout before.
+        history: rows repeated from the previous rollout.
         memory_size: size of the policy's hidden state, which is stored if it is not 0.
     """
 
@@ -60,7 +60,7 @@ class RolloutBuffer:
         self.truncated = empty(num_steps, num_envs, dtype=torch.bool)
 
     def observe(self, step: int, seen: Observation, hidden: Tensor) -> None:
-        """Write what agents see at `step` (0 to num_steps), and the policy's hidden state."""
+        """Write the observation of `step` (0 to num_steps), and the policy's hidden state."""
         self.obs[step].copy_(seen.obs)
         self.state[step].copy_(seen.state)
         self.alive[step].copy_(seen.alive)
@@ -90,9 +90,9 @@ class RolloutBuffer:
         return int(self.valid[self.history : -1].sum())
 
     def repeat_end(self) -> None:
-        """Begin a rollout: let the first `history` rows be the last ones of the rollout before."""
+        """Begin a rollout: copy the last `history` rows of the previous rollout to the front."""
         for tensor in self._tensors().values():
-            last = tensor[self.num_steps - self.history : self.num_steps].clone()
+            last = tensor[self.num_steps - self.history : self.num_steps].clone()  # (history, ...)
             tensor[: self.history] = last
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -109,12 +109,11 @@ class RolloutBuffer:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def carry(self) -> Tensor:
-        """Return (num_steps + 1, num_envs) float32: 0.0 where a step begins a new episode.
+        """Return factors of the hidden state (num_steps + 1, num_envs) float32: 0.0 zeroes it.
 
-        The hidden state is multiplied by it. A reset row still sees the last observation of its
-        episode with the hidden state of its episode, as V(s_T) needs it; the row after it starts
-        from zero.
+        A reset row still sees the last observation of its episode with the hidden state of its
+        episode, as V(s_T) needs it. The row after it begins a new episode, from zero.
         """
-        carry = torch.ones_like(self.valid, dtype=torch.float32)
+        carry = torch.ones_like(self.valid, dtype=torch.float32)  # (num_steps + 1, num_envs)
         carry[1:] = self.valid[:-1]
         return carry

@@ -1,4 +1,4 @@
-"""Collection of experience: the one loop that plays battles, and the statistics of what it saw."""
+"""Collection of experience: the one loop that plays battles, and statistics of episodes."""
 
 import time
 from collections.abc import Callable
@@ -21,24 +21,24 @@ class Clock:
         self._last = time.perf_counter()
 
     def spent(self, part: str) -> None:
-        """Book the time since the last call under `part`."""
+        """Add the time since the last call to `part`."""
         now = time.perf_counter()
         self.seconds[part] += now - self._last
         self._last = now
 
     def lap(self) -> dict[str, float]:
-        """Return the seconds of each part, and start again."""
+        """Return the seconds of each part, and reset them to zero."""
         seconds, self.seconds = self.seconds, dict.fromkeys(self.seconds, 0.0)
         return seconds
 
 
 class Tally:
-    """Statistics of episodes: a running account of each env's, and totals of those that ended.
+    """Statistics of episodes: running sums of each env's episode, and totals of ended episodes.
 
-    All tensors stay on the device. `read` is the one transfer of an iteration.
+    All tensors stay on the device. `read` makes the one transfer of an iteration.
 
     Args:
-        num_envs: battles at once.
+        num_envs: parallel battles.
         device: PyTorch device.
     """
 
@@ -52,19 +52,19 @@ class Tally:
         self._ones = torch.ones_like(self.episodic_return)
 
     def add(self, valid: Tensor, outcome: Outcome) -> None:
-        """Book one step.
+        """Add one step.
 
         Args:
             valid: (num_envs,) bool, False on reset rows.
-            outcome: of the step.
+            outcome: results of the step.
         """
         resets = ~valid
         self.episodic_return.add_(outcome.reward).masked_fill_(resets, 0.0)
         self.episodic_length.add_(1).masked_fill_(resets, 0)
-        ended = outcome.ended
-        columns = (self._ones, self.episodic_return, self.episodic_length, outcome.battle_won)
-        columns = torch.stack([c.double() for c in (*columns, outcome.draw, outcome.truncated)])
-        self.totals.add_(columns.masked_fill_(~ended, 0.0).sum(1))
+        running = (self._ones, self.episodic_return, self.episodic_length)
+        columns = (*running, outcome.battle_won, outcome.draw, outcome.truncated)  # as in TOTALS
+        table = torch.stack([column.double() for column in columns])  # (totals, num_envs)
+        self.totals.add_(table.masked_fill_(~outcome.ended, 0.0).sum(1))  # (totals,)
 
     def read(self) -> Metrics:
         """Return the `charts/*` means over the episodes that ended since the last call."""
@@ -100,7 +100,7 @@ class Collector:
     """Plays battles with a policy, and writes each step into a rollout buffer.
 
     Args:
-        battles: just reset.
+        battles: environments that were just reset.
         hidden: (num_envs, num_agents, memory_size) at the start of episodes.
         buffer: filled in place, after the rows of its history; None for a learner with a replay.
 
@@ -119,9 +119,9 @@ class Collector:
         """Fill the buffer with the next steps of every env.
 
         Args:
-            act: the policy: the fields of `Seen` to a `Choice`.
+            act: the policy, a function from the fields of `Seen` to a `Choice`.
             noise: (steps, num_envs, num_agents, num_actions) for `act`.
-            clock: books env and inference time.
+            clock: counts env and inference time.
         """
         for row, step_noise in enumerate(noise, self.buffer.history):
             with torch.inference_mode():
@@ -130,7 +130,7 @@ class Collector:
         self.finish(clock)
 
     def look(self, row: int, noise: Tensor | None) -> Seen:
-        """Write what agents see into a row of the buffer; return the inputs of the policy."""
+        """Write the observation into a row of the buffer; return the inputs of the policy."""
         self.buffer.observe(row, self.battles.observe(), self.hidden)
         return Seen(self.buffer.obs[row], self.buffer.action_mask[row], self.hidden, noise)
 
@@ -141,21 +141,21 @@ class Collector:
         clock.spent("env")
 
     def finish(self, clock: Clock) -> None:
-        """Write what agents see after the last step into the last row of the buffer."""
+        """Write the observation after the last step into the last row of the buffer."""
         self.buffer.observe(self.buffer.num_steps, self.battles.observe(), self.hidden)
         clock.spent("inference")
 
     def step(self, choice: Choice, clock: Clock) -> tuple[Observation, Outcome]:
-        """Play one step without a buffer; return what was seen before it, and its outcome."""
+        """Play one step without a buffer; return the observation before it and its outcome."""
         seen = self.battles.observe()
         clock.spent("inference")
         outcome = self.battles.step(choice.actions)
-        self.hidden = choice.hidden * seen.valid.view(-1, 1, 1)
+        self.hidden = choice.hidden * seen.valid.view(-1, 1, 1)  # flags (num_envs, 1, 1)
         self.tally.add(seen.valid, outcome)
         return seen, outcome
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything but the environment's own state."""
+        """Return the collector's state, without the environment's own."""
         return {
             "previous_done": ~self.battles.observe().valid.cpu(),
             "hidden": self.hidden.cpu(),
@@ -178,14 +178,14 @@ def iteration_metrics(
     seconds: dict[str, float],
     learned: Metrics,
 ) -> Metrics:
-    """Return the metrics that a multi-agent learner logs of an iteration.
+    """Return the metrics that a multi-agent learner logs per iteration.
 
     Args:
-        played: of the battles that ended in the iteration, see `Tally.read`.
+        played: metrics of the battles that ended in the iteration, see `Tally.read`.
         steps: environment steps of the iteration.
-        optimizer: tells the learning rate.
-        seconds: of each part, see `Clock.lap`; of all seeds that shared the iteration.
-        learned: of the update.
+        optimizer: optimizer, which holds the learning rate.
+        seconds: time of each part, see `Clock.lap`, for all seeds that shared the iteration.
+        learned: metrics of the update.
     """
     return {
         **played,

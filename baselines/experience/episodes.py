@@ -1,7 +1,7 @@
 """Single-agent environments of Gymnasium, ALE and EnvPool under one contract.
 
 `make_vector_env` returns a `VectorEnv`: one seed per env, NEXT_STEP resets, float32 or uint8
-observations, rewards as the environment pays them.
+observations, raw rewards.
 """
 
 import dataclasses
@@ -18,29 +18,29 @@ from baselines.errors import UsageError, expected
 from baselines.experience.ids import FAILURES, advice, parse_options, resolve_id
 from baselines.profiles import ATARI, CONTINUOUS, kind_of
 
-FIRST_TRAINING_SEED = 2**16  # lower ones are for evaluation, see `baselines.evaluation`
+FIRST_TRAINING_SEED = 2**16  # lower seeds are for evaluation, see `baselines.evaluation`
 
 
 @dataclasses.dataclass
 class Steps:
-    """What one step of all envs gave, each (num_envs,) but obs."""
+    """Results of one step of all envs, each (num_envs,) except obs."""
 
     obs: np.ndarray  # (num_envs, *obs_shape) float32 or uint8
-    reward: np.ndarray  # float32, as the environment pays it
-    terminated: np.ndarray  # bool; a lost life too where lives are episodes
+    reward: np.ndarray  # float32, raw
+    terminated: np.ndarray  # bool; a lost life too, if each life is an episode
     truncated: np.ndarray  # bool
     ended: np.ndarray  # bool, the whole episode (the game, not the life) has ended
-    resets: np.ndarray  # bool, the next step only resets and is no transition
+    resets: np.ndarray  # bool, the next step only resets and is not a transition
 
 
 class VectorEnv:
-    """Environments of one id under one contract, whatever steps them.
+    """Environments of one id under one contract, whichever library runs them.
 
     Args:
         env: a NEXT_STEP vector environment of Gymnasium, ALE or EnvPool.
         env_id: the id that was asked for.
         source: `"gymnasium"`, `"ale"` or `"envpool"`.
-        settings: what decides results and belongs into the run's record.
+        settings: settings that determine results, for the run's record.
     """
 
     def __init__(self, env: Any, env_id: str, source: str, settings: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class VectorEnv:
         self._has_lives = settings.get("episodic_life", False)
 
     def _check_spaces(self) -> None:
-        """Refuse what the networks cannot take: all but vectors and images, channels first."""
+        """Refuse spaces that networks cannot take: they take vectors and channels-first images."""
         obs, actions = self.obs_space, self.action_space
         if not isinstance(obs, Box):
             raise UsageError(f"{self.id}: observations must be a Box, not {obs}")
@@ -74,18 +74,18 @@ class VectorEnv:
 
     @property
     def num_actions(self) -> int:
-        """Choices of a discrete action, or numbers in a continuous one."""
+        """Number of discrete actions, or size of a continuous action."""
         return int(self.action_space.n) if self.discrete else self.action_space.shape[0]
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What decides results, without the seeds."""
+        """All settings that determine results, without the seeds."""
         settings = {name: value for name, value in self.settings.items() if name != "seeds"}
         return {"id": self.id, "source": self.source, **settings}
 
     def reset(self) -> np.ndarray:
-        """Begin the episodes of the envs' seeds; return obs (num_envs, *obs_shape)."""
-        if self.source == "envpool":  # seeded when made
+        """Start each env's episode from its seed; return obs (num_envs, *obs_shape)."""
+        if self.source == "envpool":  # its seeds were set when it was made
             return self._cast(self.env.reset()[0])
         seeds = self.settings["seeds"]
         seeds = np.array(seeds) if self.source == "ale" else seeds
@@ -100,17 +100,17 @@ class VectorEnv:
         ended = resets = done
         if self._has_lives:
             ended = truncated | (terminated & (info["lives"] == 0))
-            # ALE's own vector env goes on after a lost life; EnvPool spends a step on it.
+            # After a lost life, ALE's own vector env continues and EnvPool spends a reset step.
             resets = ended if self.source == "ale" else done
         reward = reward.astype(np.float32)
         return Steps(self._cast(obs), reward, terminated, truncated, ended, resets)
 
     def checkpoint(self) -> dict[str, np.ndarray]:
-        """Return nothing: a run that is resumed begins other episodes."""
+        """Return an empty state: a resumed run begins other episodes."""
         return {}
 
     def restore(self, saved: dict[str, np.ndarray]) -> None:
-        """Restore nothing, see `checkpoint`."""
+        """Do nothing, see `checkpoint`."""
 
     def close(self) -> None:
         """Close the environments."""
@@ -121,10 +121,10 @@ class VectorEnv:
 
 
 def make_vector_env(config: PpoConfig, seeds: Sequence[int]) -> VectorEnv:
-    """Make the environments that a config asks for, one for each seed.
+    """Return the environments that a config asks for, one per seed.
 
     Raises:
-        UsageError: the id or an option is not known, or something is not installed.
+        UsageError: the id or an option is unknown, or a package is not installed.
     """
     source, options = choose_source(config), parse_options(config.env_option)
     env_id = resolve_id(config.env)
@@ -139,16 +139,16 @@ def make_vector_env(config: PpoConfig, seeds: Sequence[int]) -> VectorEnv:
 
 
 def choose_source(config: PpoConfig) -> str:
-    """Return what steps the environments; the choice does not depend on the number of seeds.
+    """Return the library that runs the environments; it does not depend on the number of seeds.
 
-    `auto`: ALE's own vector env for Atari; EnvPool, where it is installed, for several MuJoCo envs
+    `auto`: ALE's own vector env for Atari; EnvPool, if it is installed, for several MuJoCo envs
     (benchmarks/vector_envs.py measures them side by side); Gymnasium for the rest.
     """
     kind = kind_of(config.env)
     if config.source == "ale" and kind != ATARI:
-        raise UsageError(f"--source ale: {config.env} is no Atari game (ALE/...)")
+        raise UsageError(f"--source ale: {config.env} is not an Atari game (ALE/...)")
     if config.source == "gymnasium" and kind == ATARI:
-        raise UsageError("--source gymnasium: Atari games are stepped by ale or envpool")
+        raise UsageError("--source gymnasium: Atari games are run by ale or envpool")
     if config.source != "auto":
         return config.source
     if kind == ATARI:
@@ -158,14 +158,14 @@ def choose_source(config: PpoConfig) -> str:
     return "envpool" if several and importlib.util.find_spec("envpool") else "gymnasium"
 
 
-# Envs a seed from which EnvPool is the faster one on two cores, where it is not 4.
+# Number of envs per seed from which EnvPool is faster on two cores, if that is not 4.
 ENVPOOL_FROM = {"HalfCheetah": 8}
 
 
 def make_gymnasium(
     config: PpoConfig, env_id: str, seeds: list[int], options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Make Gymnasium's synchronous vector environment."""
+    """Return Gymnasium's synchronous vector environment, and its settings."""
     env = gymnasium.make_vec(env_id, len(seeds), vectorization_mode="sync", **options)
     return env, {"max_episode_steps": gymnasium.spec(env_id).max_episode_steps}
 
@@ -173,7 +173,7 @@ def make_gymnasium(
 def make_ale(
     config: PpoConfig, env_id: str, seeds: list[int], options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Make the Arcade Learning Environment's own vector environment."""
+    """Return the Arcade Learning Environment's own vector environment, and its settings."""
     from ale_py.vector_env import AtariVectorEnv
 
     settings = atari_settings(config)
@@ -196,7 +196,7 @@ def make_ale(
 def make_envpool(
     config: PpoConfig, env_id: str, seeds: list[int], options: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Make EnvPool's environment of the same name."""
+    """Return EnvPool's environment of the same name, and its settings."""
     import envpool
 
     name, settings = env_id.removeprefix("ALE/"), {}
@@ -216,17 +216,17 @@ def make_envpool(
             "episodic_life": config.episodic_life,
             "max_episode_steps": settings["max_episode_steps"],
         }
-    signed = [(seed + 2**31) % 2**32 - 2**31 for seed in seeds]  # it takes int32
+    signed = [(seed + 2**31) % 2**32 - 2**31 for seed in seeds]  # EnvPool takes int32
     env = envpool.make(name, env_type="gymnasium", num_envs=len(seeds), seed=signed, **options)
     return env, {"max_episode_steps": env.spec.config.max_episode_steps, **settings}
 
 
-ATARI_FRAMES = 108_000  # emulator frames an episode, half an hour of play
+ATARI_FRAMES = 108_000  # emulator frames per episode, half an hour of play
 MAKERS = {"gymnasium": make_gymnasium, "ale": make_ale, "envpool": make_envpool}
 
 
 def atari_settings(config: PpoConfig) -> dict[str, Any]:
-    """Return the settings of an Atari game that decide what a score means."""
+    """Return the settings of an Atari game that determine what a score means."""
     names = ("frame_skip", "sticky", "max_pool", "noop_max", "fire_reset", "episodic_life")
     limit = {"max_episode_steps": ATARI_FRAMES // config.frame_skip}
     return {name: getattr(config, name) for name in names} | limit

@@ -1,4 +1,4 @@
-"""The one place at which a function of fixed shape becomes a CUDA graph."""
+"""The one place at which a function of fixed shape can become a CUDA graph."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,7 +9,7 @@ Function = TypeVar("Function", bound=Callable)
 def graphed(function: Function) -> Function:
     """Return the function itself: on every device, steps run eagerly.
 
-    Learners pass their rollout step and their gradient step through here and call nothing else, so
-    that capturing and replaying them needs no change in a learner.
+    Learners pass their gradient step through this function, so that capturing and replaying the
+    step needs no change in a learner.
     """
     return function

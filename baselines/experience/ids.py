@@ -1,4 +1,4 @@
-"""Gymnasium ids and environment options, as commands take them.
+"""Gymnasium ids and environment options, as given on the command line.
 
 Errors name the id or the option, and its nearest match.
 """
@@ -14,7 +14,7 @@ import gymnasium
 
 from baselines.errors import UsageError, expected
 
-# What a wrong option, a missing driver or too many battles raise while an environment is made.
+# Errors of a wrong option, a missing driver or too many battles while an environment is made.
 FAILURES = (
     *(TypeError, ValueError, KeyError, RuntimeError, ImportError, MemoryError, OverflowError),
     gymnasium.error.Error,
@@ -25,7 +25,7 @@ EXTRAS = {"ale_py": "atari", "mujoco": "mujoco", "imageio": "mujoco", "envpool":
 
 
 def advice(error: BaseException) -> str:
-    """Return an error's first line, or what to install where a package is missing."""
+    """Return an error's first line, or the command that installs a missing package."""
     text = first_line(error)
     for package, extra in EXTRAS.items():
         if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
@@ -43,7 +43,7 @@ def is_installed(package: str) -> bool:
 
 
 def resolve_id(env_id: str) -> str:
-    """Return the registered id that `env_id` names, its highest version where it names none."""
+    """Return the registered id that `env_id` names, the highest version if it names none."""
     importlib.import_module("smacv2")
     module, _, name = env_id.rpartition(":")
     module = "ale_py" if name.startswith("ALE/") else module
@@ -74,7 +74,7 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"--env-option {option}: it must look like key=value")
         if key in NOT_OPTIONS:
             hint = "; use --num-envs" if key == "num_envs" else ""
-            raise UsageError(f"--env-option {option}: {key} is no environment option{hint}")
+            raise UsageError(f"--env-option {option}: {key} is not an environment option{hint}")
         parsed[key] = _parse_value(value)
     return parsed
 

@@ -13,26 +13,26 @@ from torch import Tensor
 from baselines.errors import UsageError
 from baselines.experience.battles import Battles, Observation, Outcome
 
-SEEN = ("obs", "state", "action_mask")  # fields that agents see at the end of an episode too
+SEEN = ("obs", "state", "action_mask")  # fields that the row after the last step has too
 
 
 @dataclasses.dataclass
 class EpisodeBatch:
-    """Episodes to learn from, longest first, packed: only steps that happened, ordered by time.
+    """Episodes to learn from, longest first, as packed rows: ordered by time, without padding.
 
-    An episode of L steps has L + 1 rows, the last one for what it ended in. At step t the rows of
-    the `sizes[t]` episodes that are still there stand together, always in the same order.
+    An episode of L steps has L + 1 rows, the last one for its final observation. The rows of step t
+    are adjacent: one for each of the `sizes[t]` episodes that last so long, always in one order.
     """
 
     obs: Tensor  # (rows, num_agents, obs_size)
     state: Tensor  # (rows, state_size)
     action_mask: Tensor  # (rows, num_agents, num_actions) bool
     last_actions: Tensor  # (rows, num_agents) int64; -1 in the first row of an episode
-    sizes: list[int]
+    sizes: list[int]  # rows of each step
     step: Tensor  # (rows,) int64, time of each row
     episode: Tensor  # (rows,) int64, episode of each row
-    taken: Tensor  # (steps,) int64 rows that an action was taken in
-    following: Tensor  # (steps,) int64 the row that each of them led to
+    taken: Tensor  # (steps,) int64 rows in which an action was taken
+    following: Tensor  # (steps,) int64 row after each of these, of the same episode
     actions: Tensor  # (steps, num_agents) int64
     rewards: Tensor  # (steps,) float32
     terminated: Tensor  # (steps,) bool
@@ -40,14 +40,14 @@ class EpisodeBatch:
 
 
 class EpisodeReplay:
-    """The last `capacity` episodes, and those being played.
+    """The last `capacity` ended episodes, and those being played.
 
-    Every episode has a slot of `episode_limit + 1` rows that its env writes into while it is
-    played; there is no copy when it ends. When more than `capacity` have ended, the oldest slot is
-    given to the env that needs one. It takes no memory before `allocate`.
+    Every episode has a slot of `episode_limit + 1` rows. Its env writes into the slot while it
+    plays, so that nothing is copied when the episode ends. When more than `capacity` episodes have
+    ended, the oldest slot is reused. A replay takes no memory before `allocate`.
 
     Args:
-        battles: whose sizes, with `episode_limit`, and device count.
+        battles: environments, which give the sizes, with `episode_limit`, and the device.
         capacity: ended episodes to keep.
     """
 
@@ -64,7 +64,7 @@ class EpisodeReplay:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the episodes take at most."""
+        """Maximum size of the episodes in bytes."""
         row = sum(
             int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             for shape, dtype in self.fields.values()
@@ -79,13 +79,13 @@ class EpisodeReplay:
         )
 
     def allocate(self, replays: int = 1) -> None:
-        """Take the memory.
+        """Allocate the memory.
 
         Args:
-            replays: how many of this size there will be.
+            replays: number of replays of this size that must fit.
 
         Raises:
-            UsageError: there is not as much for all of them.
+            UsageError: there is not enough memory for all replays.
         """
         self._check_memory(replays)
         self.length = np.zeros(self.num_slots, np.int64)
@@ -96,33 +96,33 @@ class EpisodeReplay:
             for name, (shape, dtype) in self.fields.items():
                 self.data[name] = torch.empty(rows, *shape, dtype=dtype, device=self.device)
         except torch.OutOfMemoryError as error:
-            text = f"--buffer-episodes {self.capacity}: {self.describe()}; there is less"
+            text = f"--buffer-episodes {self.capacity}: {self.describe()}; there is less memory"
             raise UsageError(text) from error
 
     def _check_memory(self, replays: int) -> None:
         if self.device.type == "cuda":
-            room = torch.cuda.mem_get_info(self.device)[1]  # of all of them, made or not
+            room = torch.cuda.mem_get_info(self.device)[1]  # total: other replays may exist already
         else:
             room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if replays * self.nbytes > room:
             share = room / replays
             raise UsageError(
                 f"--buffer-episodes {self.capacity}: {self.describe()}; the device has"
-                f" {share / 1e9:.2f} GB for each seed's: at most"
+                f" {share / 1e9:.2f} GB per seed: at most"
                 f" {int(self.capacity * share / self.nbytes)} fit"
             )
 
     def observe(self, seen: Observation, envs: Tensor | None = None) -> None:
-        """Write what the agents of all envs see now, or of some envs (num_selected,)."""
+        """Write the current observation of all envs, or of `envs` (num_selected,)."""
         slots = self.open if envs is None else self.open[envs.cpu().numpy()]
         rows = self._next_rows(slots)
         for name in SEEN:
             value = getattr(seen, name)
-            value = value if envs is None else value.index_select(0, envs)
+            value = value if envs is None else value.index_select(0, envs)  # (num_selected, ...)
             self.data[name][rows] = value.to(self.fields[name][1])
 
     def record(self, actions: Tensor, valid: Tensor, outcome: Outcome) -> None:
-        """Write one step of the envs; rows that are not valid only reset their env."""
+        """Write one step of all envs, except of envs that only reset: those are not valid."""
         flags = valid.cpu().numpy()
         slots = self.open[flags]
         rows = self._next_rows(slots)
@@ -135,7 +135,7 @@ class EpisodeReplay:
         return torch.from_numpy(slots * self.num_rows + self.length[slots]).to(self.device)
 
     def close(self, envs: Tensor) -> None:
-        """End the episodes of envs whose last observation is written; they get new slots."""
+        """End the episodes of envs whose final observation is written; assign new slots to them."""
         for env in envs.tolist():
             self.ended.append(int(self.open[env]))
             if len(self.ended) > self.capacity:
@@ -149,8 +149,8 @@ class EpisodeReplay:
         """Draw ended episodes without replacement.
 
         Args:
-            batch_size: how many, at most as many as have ended.
-            generator: of a CPU.
+            batch_size: number of episodes, at most as many as have ended.
+            generator: generator of the CPU.
         """
         drawn = torch.randperm(len(self.ended), generator=generator)[:batch_size].numpy()
         slots = np.array(self.ended)[drawn]
@@ -158,30 +158,29 @@ class EpisodeReplay:
         return self.batch(slots)
 
     def batch(self, slots: np.ndarray) -> EpisodeBatch:
-        """Return the episodes of some slots, longest first."""
-        length = self.length[slots]
-        there = np.arange(length[0] + 1)[:, None] <= length
-        step, episode = np.nonzero(there)
-        row = np.full(there.shape, -1)
+        """Return the episodes of some slots, which are ordered by length, longest first."""
+        length = self.length[slots]  # (episodes,)
+        exists = np.arange(length[0] + 1)[:, None] <= length  # (length[0] + 1, episodes)
+        step, episode = np.nonzero(exists)  # (rows,) each, ordered by time
+        row = np.full(exists.shape, -1)  # (length[0] + 1, episodes)
         row[step, episode] = np.arange(len(step))
-        is_taken = step < length[episode]
-        taken = np.flatnonzero(is_taken)
-        done = step[taken] + 1 == length[episode[taken]]
+        taken = np.flatnonzero(step < length[episode])  # (steps,)
+        done = step[taken] + 1 == length[episode[taken]]  # (steps,)
 
         def send(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.device)
 
-        rows = send(slots[episode] * self.num_rows + step)
-        first = step == 0
-        before = send(slots[episode] * self.num_rows + np.maximum(step - 1, 0))
-        last_actions = self.data["actions"].index_select(0, before).long()
-        taken_rows = rows[send(taken)]
+        rows = send(slots[episode] * self.num_rows + step)  # (rows,) indices into the data
+        before = send(slots[episode] * self.num_rows + np.maximum(step - 1, 0))  # (rows,)
+        last_actions = self.data["actions"].index_select(0, before).long()  # (rows, num_agents)
+        first = send(step == 0).unsqueeze(-1)  # (rows, 1)
+        taken_rows = rows[send(taken)]  # (steps,)
         return EpisodeBatch(
             obs=self.data["obs"].index_select(0, rows),
             state=self.data["state"].index_select(0, rows),
             action_mask=self.data["action_mask"].index_select(0, rows),
-            last_actions=last_actions.masked_fill_(send(first).unsqueeze(-1), -1),
-            sizes=there.sum(1).tolist(),
+            last_actions=last_actions.masked_fill_(first, -1),
+            sizes=exists.sum(1).tolist(),
             step=send(step),
             episode=send(episode),
             taken=send(taken),
@@ -193,7 +192,7 @@ class EpisodeReplay:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where everything lies; `writer` writes what lies there."""
+        """Return the slots of the episodes and their lengths; `writer` writes the rows."""
         return {
             "ended": list(self.ended),
             "open": torch.from_numpy(self.open.copy()),
@@ -203,12 +202,12 @@ class EpisodeReplay:
         }
 
     def writer(self) -> "ReplayWriter":
-        """Return what writes the episodes as they are now, while training goes on."""
+        """Return a writer of the episodes as they are now, which works while training continues."""
         self._writing = ReplayWriter(self)
         return self._writing
 
     def load(self, state: dict[str, Any], file: BinaryIO) -> None:
-        """Put back what `state_dict` returned and `writer` wrote."""
+        """Restore the state that `state_dict` returned, and the rows that `writer` wrote."""
         self.ended = deque(state["ended"])
         self._free = deque(state["free"])
         self.open = state["open"].numpy().copy()
@@ -221,45 +220,46 @@ class EpisodeReplay:
                 count = len(rows) * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
                 if count:
                     found = torch.frombuffer(bytearray(file.read(count)), dtype=dtype)
-                    rows.copy_(found.view(len(rows), *shape))
+                    rows.copy_(found.view(len(rows), *shape))  # (rows of the slot, ...)
 
     def _rows(self, name: str, slot: int, *, ended: bool) -> Tensor:
-        """Return the rows of a slot that mean something: also what the agents saw at the end."""
+        """Return the written rows of a slot, with the final observation of an ended episode."""
         start = int(slot) * self.num_rows
         count = int(self.length[slot]) + (ended and name in SEEN)
         return self.data[name][start : start + count]
 
 
 class ReplayWriter:
-    """Writes the episodes of a replay, oldest first, while the learner goes on.
+    """Writer of the episodes of a replay, oldest first, while the learner continues.
 
-    Ended episodes do not change until their slot is given away, and the oldest goes first; the
-    learner waits for the writer only if it wants a slot that is not written yet. The episodes being
-    played are few and are copied at once.
+    Ended episodes do not change until their slot is reused, and the oldest slot is reused first.
+    The learner waits for the writer only if it needs a slot that is not written yet. The episodes
+    being played are few and are copied at once.
     """
 
     def __init__(self, replay: EpisodeReplay) -> None:
         self._replay, self._ended = replay, list(replay.ended)
         self._position = {slot: index for index, slot in enumerate(self._ended)}
-        self._open = [self._texts(slot, ended=False) for slot in replay.open]
+        self._open = [self._bytes(slot, ended=False) for slot in replay.open]
         self._written = 0
         self._progress = threading.Condition()
 
-    def _texts(self, slot: int, *, ended: bool) -> list[bytes]:
+    def _bytes(self, slot: int, *, ended: bool) -> list[bytes]:
+        """Return the rows of a slot as bytes, per field."""
         replay = self._replay
-        rows = (replay._rows(name, slot, ended=ended) for name in replay.fields)
-        return [one.cpu().numpy().tobytes() for one in rows]
+        fields = (replay._rows(name, slot, ended=ended) for name in replay.fields)
+        return [rows.cpu().numpy().tobytes() for rows in fields]
 
     def write(self, file: BinaryIO) -> None:
         """Write everything; called by the thread that writes the checkpoint."""
-        for texts in self._open:
-            file.writelines(texts)
+        for fields in self._open:
+            file.writelines(fields)
         for index, slot in enumerate(self._ended):
-            file.writelines(self._texts(slot, ended=True))
+            file.writelines(self._bytes(slot, ended=True))
             self._advance(index + 1)
 
     def release(self) -> None:
-        """Let the learner write over everything: the file is complete, or was given up."""
+        """Let the learner overwrite all episodes: the file is complete or given up."""
         self._advance(len(self._ended))
 
     def _advance(self, written: int) -> None:
@@ -268,14 +268,14 @@ class ReplayWriter:
             self._progress.notify_all()
 
     def wait_for(self, slot: int) -> None:
-        """Return once a slot may be written over."""
+        """Wait until a slot may be overwritten."""
         position = self._position.get(slot, -1)
         with self._progress:
             self._progress.wait_for(lambda: self._written > position)
 
 
 def fields_of(sizes: Any) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return shape and type of what a row holds, by name.
+    """Return the shape and type of the fields of a row, by name.
 
     Args:
         sizes: an environment's `num_agents`, `obs_size`, `state_size`, `num_actions`.

@@ -19,12 +19,12 @@ class Rollout:
     """One iteration's experience of all seeds.
 
     `valid` is False on rows that only reset an env. Row `num_steps` of `obs` comes after the last
-    step. Results of the environments are NumPy arrays, which are quicker to write a step at a time.
+    step. Results of the environments are NumPy arrays, which are faster to write step by step.
     """
 
     obs: Tensor  # (seeds, num_steps + 1, num_envs, *obs_shape) float32 or uint8
     raw_actions: Tensor  # (seeds, num_steps, num_envs, raw_size) float32, see distributions
-    rewards: np.ndarray  # (seeds, num_steps, num_envs) float32, as the learner sees them
+    rewards: np.ndarray  # (seeds, num_steps, num_envs) float32, preprocessed
     terminated: np.ndarray  # (seeds, num_steps, num_envs) bool
     truncated: np.ndarray  # (seeds, num_steps, num_envs) bool
     valid: np.ndarray  # (seeds, num_steps, num_envs) bool
@@ -43,22 +43,23 @@ class Rollout:
         )
 
     def rows(self) -> Tensor:
-        """Return obs (seeds, num_steps * num_envs, *obs_shape), without the last row."""
-        return self.obs[:, :-1].flatten(1, 2)
+        """Return obs (seeds, num_steps * num_envs, *obs_shape), without the last step's."""
+        return self.obs[:, :-1].flatten(1, 2)  # (seeds, num_steps * num_envs, *obs_shape)
 
     def valid_rows(self, seed: int) -> Tensor:
-        """Return one seed's observations (rows, *obs_shape) that are transitions."""
-        return self.rows()[seed][torch.from_numpy(self.valid[seed].flatten())]
+        """Return one seed's observations (rows, *obs_shape) of transitions."""
+        valid = torch.from_numpy(self.valid[seed].flatten())  # (num_steps * num_envs,)
+        return self.rows()[seed][valid]  # (rows, *obs_shape)
 
 
 class EpisodeCollector:
     """Plays the episodes of all seeds, and writes each step into a rollout.
 
     Args:
-        config: sizes, and what the learner sees.
+        config: sizes of the rollout.
         env: seeds * num_envs environments.
-        preprocessor: turns the environment's numbers into the learner's.
-        distribution: of the actions.
+        preprocessor: turns raw observations and rewards into the learner's.
+        distribution: distribution of the actions.
 
     Attributes:
         rollout: filled by `collect`.
@@ -89,19 +90,21 @@ class EpisodeCollector:
         """Fill the rollout with the next `num_steps` steps of every env.
 
         Args:
-            act: the policy: obs (seeds, num_envs, *obs_shape) to outputs of its network.
+            act: the policy, a function from obs (seeds, num_envs, *obs_shape) to the outputs of its
+                network.
             noise: (seeds, num_steps, num_envs, ...) for `Distribution.sample`.
-            clock: books env and inference time.
+            clock: counts env and inference time.
         """
         rollout, distribution = self.rollout, self.distribution
         self.ended.clear()
         columns = (rollout.obs[:, :-1], rollout.raw_actions, noise)
-        steps = zip(*(column.unbind(1) for column in columns), strict=True)
+        steps = zip(*(column.unbind(1) for column in columns), strict=True)  # (seeds, envs, ...)
         for step, (seen, chosen, randomness) in enumerate(steps):
             seen.copy_(self.obs)
             raw_actions = distribution.sample(act(seen), randomness)
             chosen.copy_(raw_actions)
-            actions = distribution.to_env(raw_actions).flatten(0, 1).cpu().numpy()
+            actions = distribution.to_env(raw_actions).flatten(0, 1)  # (seeds * num_envs, ...)
+            actions = actions.cpu().numpy()
             clock.spent("inference")
             self._advance(step, actions)
             clock.spent("env")
@@ -113,9 +116,9 @@ class EpisodeCollector:
         steps = self.env.step(actions)
         rewards = self.preprocessor.reward(steps.reward, steps.terminated, valid)
         rollout.rewards[:, step] = rewards
-        rollout.terminated[:, step] = steps.terminated.reshape(seeds, -1)
-        rollout.truncated[:, step] = steps.truncated.reshape(seeds, -1)
-        rollout.valid[:, step] = valid.reshape(seeds, -1)
+        rollout.terminated[:, step] = steps.terminated.reshape(seeds, -1)  # (seeds, num_envs)
+        rollout.truncated[:, step] = steps.truncated.reshape(seeds, -1)  # (seeds, num_envs)
+        rollout.valid[:, step] = valid.reshape(seeds, -1)  # (seeds, num_envs)
         self.elapsed = self.elapsed + valid
         self.episodic_return = self.episodic_return + steps.reward
         self.obs = self.preprocessor.observe(steps.obs, self.elapsed)
@@ -128,7 +131,7 @@ class EpisodeCollector:
         self.valid = ~steps.resets
 
     def metrics(self, seed: int) -> dict[str, float]:
-        """Return `charts/*` of one seed's episodes that ended in the rollout, raw returns."""
+        """Return one seed's `charts/*` over the episodes that ended in the rollout; raw returns."""
         envs = self.config.num_envs
         ended = [episode for episode in self.ended if episode[0] // envs == seed]
         if not ended:

@@ -2,7 +2,7 @@
 
 Rows of dead agents and reset rows do not count. Choosing rows skips the work on the others, which
 pays on a CPU, but it makes shapes depend on the data. Weights keep shapes fixed, for stacked seeds
-and for graphs. A loss picks with `pick` and averages with `mean`, whichever of the two it is given.
+and for graphs. A loss picks with `pick` and averages with `mean`, with either class of rows.
 """
 
 import copy
@@ -47,7 +47,7 @@ class ChosenRows:
         return len(self.index)
 
     def pick(self, values: Tensor) -> Tensor:
-        """Return the chosen ones (num_chosen, ...) of values (rows, ...)."""
+        """Return the chosen rows (num_chosen, ...) of values (rows, ...)."""
         return values.index_select(0, self.index)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class WeightedRows:
         self.weights = counts / counts.sum(1, keepdim=True).clamp(min=1.0)  # (seeds, rows), sum 1
 
     def only(self, kept: Tensor | None) -> "WeightedRows":
-        """Return the rows without those that may no longer train; other weights stay.
+        """Return the rows with weight 0 for those that may no longer train; other weights stay.
 
         Args:
             kept: (seeds, rows) bool; None keeps all rows.
@@ -81,7 +81,7 @@ class WeightedRows:
         return rows
 
     def pick(self, values: Tensor) -> Tensor:
-        """Return the values as they are."""
+        """Return the values unchanged."""
         return values
 
     def mean(self, values: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Neural networks and the distributions and statistics beside them; modules only."""
+"""Neural networks, and the distributions and statistics that they need; modules only."""

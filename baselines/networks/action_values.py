@@ -1,4 +1,4 @@
-"""Action values: the network that all agents share, and the mixers that make the team's value."""
+"""Action values: the network that all agents share, and the mixers that give the team's value."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ NETWORK = "agent"  # name of the agents' network in flags and metrics
 class ValueAgent(nn.Module):
     """Action values of every agent from its own observations.
 
-    An agent's memory between steps holds the hidden state and the one-hot of the last action side
-    by side, so that both are zero at the start of an episode.
+    An agent's memory between steps is the hidden state followed by the one-hot of the last action.
+    Both are zero at the start of an episode.
 
     Args:
-        config: says which network, and what the network sees.
+        config: settings of the network and of its input.
         sizes: an environment's sizes, and its `layout` if the encoder reads entities.
     """
 
-    samples = False  # an agent without probabilities
+    samples = False  # it has no action probabilities
 
     def __init__(self, config: ValueConfig, sizes: Any) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ValueAgent(nn.Module):
 
     @property
     def memory_size(self) -> int:
-        """Numbers that are carried from step to step for each agent."""
+        """Size of the memory that each agent carries from step to step."""
         return self.network.memory_size + self.num_actions * self.last_action
 
     def initial_hidden(self, num_envs: int) -> Tensor:
@@ -55,22 +55,22 @@ class ValueAgent(nn.Module):
         return weight.new_zeros(num_envs, self.num_agents, self.memory_size)
 
     def one_hot(self, actions: Tensor) -> Tensor:
-        """Return (..., num_actions) float32 of int64 actions; zeros for action -1."""
+        """Return one-hot int64 actions (..., num_actions) float32; zeros for action -1."""
         return functional.one_hot(actions + 1, self.num_actions + 1)[..., 1:].float()
 
     def inputs(self, obs: Tensor, last_actions: Tensor) -> Tensor:
-        """Return what the network sees.
+        """Return the network's input.
 
         Args:
             obs: (..., num_agents, obs_size).
-            last_actions: (..., num_agents, num_actions) one-hot; not read without `last_action`.
+            last_actions: (..., num_agents, num_actions) one-hot; ignored without `last_action`.
 
         Returns:
             (..., num_agents, obs_size [+ num_actions] [+ num_agents]).
         """
         parts = [obs, last_actions] if self.last_action else [obs]
         parts += [agent_ids(obs)] if self.agent_id else []
-        return torch.cat(parts, -1)
+        return torch.cat(parts, -1)  # (..., num_agents, input_size)
 
     def act(
         self,
@@ -87,29 +87,29 @@ class ValueAgent(nn.Module):
             action_mask: (num_envs, num_agents, num_actions) bool, True = allowed.
             memory: (num_envs, num_agents, memory_size).
             noise: (num_envs, num_agents, num_actions) from `exploration`; None is greedy.
-            network: runs in place of the agent's own: with the networks of several seeds
-                (`NetworkStack`) all tensors begin with a seed axis.
+            network: network to run instead of the agent's own. With the networks of several seeds
+                (`NetworkStack`), all tensors begin with a seed axis.
 
         Returns:
             Actions int64 (num_envs, num_agents), no log-probabilities, the next memory.
         """
         size = self.network.memory_size
-        inputs = self.inputs(obs, memory[..., size:]).flatten(-3, -2)
-        hidden = memory[..., :size].flatten(-3, -2)
+        inputs = self.inputs(obs, memory[..., size:]).flatten(-3, -2)  # (envs * agents, input_size)
+        hidden = memory[..., :size].flatten(-3, -2)  # (num_envs * num_agents, size)
         values, hidden = (network or self.network).step(inputs, hidden)
-        values = values.view(action_mask.shape)
+        values = values.view(action_mask.shape)  # (num_envs, num_agents, num_actions)
         scores = values if noise is None else torch.where(noise >= 0, noise, values)
         actions = mask_values(scores, action_mask).argmax(-1)
-        parts = [hidden.view(*obs.shape[:-1], size)]
+        parts = [hidden.view(*obs.shape[:-1], size)]  # (num_envs, num_agents, size)
         parts += [self.one_hot(actions)] if self.last_action else []
-        return actions, None, torch.cat(parts, -1)
+        return actions, None, torch.cat(parts, -1)  # memory (num_envs, num_agents, memory_size)
 
 
 class TeamValues(nn.Module):
-    """The agents' network, and the mixer that makes the team's value.
+    """The agents' network, and the mixer that gives the team's value.
 
     Args:
-        config: says which.
+        config: settings of the network and of the mixer.
         sizes: an environment's sizes.
     """
 
@@ -140,7 +140,7 @@ def make_agent_network(
         agent_id: its input ends with the agent's one-hot index, as `"attention"` needs it.
 
     Raises:
-        UsageError: attention over entities in an environment that lists none.
+        UsageError: the encoder needs entities, and the environment lists none.
     """
     input_size = sizes.obs_size + sizes.num_actions * last_action + sizes.num_agents * agent_id
     entities, num_targets = None, 0
@@ -163,12 +163,12 @@ def make_agent_network(
 
 
 def mask_values(values: Tensor, action_mask: Tensor) -> Tensor:
-    """Return values with those of forbidden actions so low that no maximum takes them."""
+    """Return values in which forbidden actions have a value too low for any maximum."""
     return values.masked_fill(~action_mask, MASKED_LOGIT)
 
 
 class MonotonicMixer(nn.Module):
-    """QMIX's mixer (Rashid et al. 2018, fig. 2): rises with each agent's value, in every state.
+    """QMIX's mixer (Rashid et al. 2018, fig. 2): increasing in each agent's value, in every state.
 
     Its weights are absolute outputs of networks of the state:
     Q_tot = w2 · elu(w1 q + b1) + b2, with w1, w2 >= 0.
@@ -177,7 +177,7 @@ class MonotonicMixer(nn.Module):
         num_agents: values to mix.
         state_size: features of the state.
         mixer_size: width of the hidden layer.
-        hypernet_size: width of the hidden layers of the networks that make w1 and w2.
+        hypernet_size: width of the hidden layers of the networks that compute w1 and w2.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class MonotonicMixer(nn.Module):
         self.b2 = network(mixer_size, 1)
 
     def forward(self, values: Tensor, state: Tensor) -> Tensor:
-        """Mix.
+        """Mix the agents' values into the team's.
 
         Args:
             values: (rows, num_agents) value of each agent's action.
@@ -205,8 +205,8 @@ class MonotonicMixer(nn.Module):
         Returns:
             (rows, 1) value of the joint action.
         """
-        w1 = self.w1(state).abs().view(-1, self.num_agents, self.mixer_size)
-        mixed = torch.bmm(values.unsqueeze(1), w1).squeeze(1) + self.b1(state)
+        w1 = self.w1(state).abs().view(-1, self.num_agents, self.mixer_size)  # (rows, agents, size)
+        mixed = torch.bmm(values.unsqueeze(1), w1).squeeze(1) + self.b1(state)  # (rows, mixer_size)
         hidden = functional.elu(mixed)
         return (hidden * self.w2(state).abs()).sum(-1, keepdim=True) + self.b2(state)
 
@@ -215,15 +215,15 @@ class SumMixer(nn.Module):
     """VDN (Sunehag et al. 2018): the sum of the agents' values."""
 
     def forward(self, values: Tensor, _state: Tensor) -> Tensor:
-        """Return (rows, 1) of (rows, num_agents)."""
+        """Return the sum (rows, 1) of values (rows, num_agents)."""
         return values.sum(-1, keepdim=True)
 
 
 class NoMixer(nn.Module):
-    """Independent learners (Tan 1993): each agent's value is drawn to the team's return."""
+    """Independent learners (Tan 1993): each agent's value is trained towards the team's return."""
 
     def forward(self, values: Tensor, _state: Tensor) -> Tensor:
-        """Return the values (rows, num_agents) as they are."""
+        """Return the values (rows, num_agents) unchanged."""
         return values
 
 

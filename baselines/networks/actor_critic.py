@@ -1,4 +1,4 @@
-"""Actor and critic of a team, and how the actor's actions are drawn."""
+"""Actor and critic of a team, and the noise with which the actor's actions are drawn."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ class Agent(nn.Module):
         obs_size: features of one agent's observation.
         state_size: features of the global state.
         num_agents: agents that share the actor.
-        num_actions: actions of each.
+        num_actions: actions of each agent.
         hidden_size: width of all hidden layers.
-        recurrent: GRU in actor and critic.
+        recurrent: put a GRU into actor and critic.
         critic_input: `"state"` or `"obs"`.
         agent_id: append the agent's one-hot index to its observation; attention always does.
         value_norm: normalise the critic's targets.
         encoder: see `Network`.
-        layout: where entities stand in observations and state, for attention.
+        layout: columns of the entities in observations and state, for attention.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Agent(nn.Module):
         """Actor and critic by name."""
         return {"actor": self.actor, "critic": self.critic}
 
-    samples = True  # it has probabilities
+    samples = True  # it has action probabilities
 
     def initial_hidden(self, num_envs: int) -> Tensor:
         """Return the actor's hidden state at the start of episodes."""
@@ -79,11 +79,11 @@ class Agent(nn.Module):
 
     @property
     def num_values(self) -> int:
-        """Values the critic predicts for one env: 1 (state) or num_agents (obs)."""
+        """Number of values that the critic predicts per env: 1 (state) or num_agents (obs)."""
         return 1 if self.critic_input == "state" else self.num_agents
 
     def actor_inputs(self, obs: Tensor) -> Tensor:
-        """Return what the actor sees.
+        """Return the actor's input.
 
         Args:
             obs: (..., num_agents, obs_size).
@@ -94,7 +94,7 @@ class Agent(nn.Module):
         return torch.cat([obs, agent_ids(obs)], -1) if self.agent_id else obs
 
     def critic_inputs(self, obs: Tensor, state: Tensor, alive: Tensor) -> Tensor:
-        """Return what the critic sees; the dead see zeros (and their id), as they must not matter.
+        """Return the critic's input; for dead agents it is zeros (and their id), to hide them.
 
         Args:
             obs: (..., num_agents, obs_size).
@@ -105,7 +105,7 @@ class Agent(nn.Module):
             (..., num_values, critic_size).
         """
         if self.critic_input == "state":
-            return state.unsqueeze(-2)
+            return state.unsqueeze(-2)  # (..., 1, state_size)
         return self.actor_inputs(obs * alive.unsqueeze(-1))
 
     def act(
@@ -123,13 +123,14 @@ class Agent(nn.Module):
         Returns:
             Actions int64 (num_envs, num_agents), their log-probabilities, the next hidden state.
         """
-        inputs = self.actor_inputs(obs).flatten(0, 1)
+        inputs = self.actor_inputs(obs).flatten(0, 1)  # (num_envs * num_agents, input_size)
         logits, after = self.actor.step(inputs, hidden.flatten(0, 1))
-        log_probs = masked_log_probs(logits.view(action_mask.shape), action_mask)
+        logits = logits.view(action_mask.shape)  # (num_envs, num_agents, num_actions)
+        log_probs = masked_log_probs(logits, action_mask)
         scores = log_probs if noise is None else log_probs + noise  # the Gumbel-max trick
-        actions = scores.argmax(-1)
-        chosen = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        return actions, chosen, after.view(hidden.shape)
+        actions = scores.argmax(-1)  # (num_envs, num_agents)
+        chosen = log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)  # (num_envs, num_agents)
+        return actions, chosen, after.view(hidden.shape)  # (num_envs, num_agents, memory_size)
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

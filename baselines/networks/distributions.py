@@ -1,7 +1,7 @@
-"""Distributions over actions, as functions of what a policy network puts out.
+"""Distributions over actions, as functions of a policy network's outputs.
 
-Every class serves any leading dimensions. `raw` actions are what the buffer keeps: for squashed
-normals the number before tanh, so that a log-probability never inverts tanh.
+Every class takes any leading dimensions. The buffer holds `raw` actions: for squashed normals the
+value before tanh, so that a log-probability never inverts tanh.
 """
 
 import math
@@ -17,14 +17,14 @@ from ppo_plasticity.capacity import categorical_kl
 LOG_2PI = math.log(2 * math.pi)
 MIN_STD = 1e-4
 LOG_RATIO_RANGE = (math.log(1e-7), math.log(1e9))  # the published bounds
-STD_BIAS = math.log(math.e - 1)  # softplus of it is 1
+STD_BIAS = math.log(math.e - 1)  # softplus(STD_BIAS) is 1
 
 
 class Categorical:
-    """One of several actions; outputs are logits.
+    """A distribution over discrete actions; outputs are logits.
 
     Args:
-        num_actions: choices.
+        num_actions: number of actions.
     """
 
     raw_size = 1
@@ -38,7 +38,7 @@ class Categorical:
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
         """Return actions (..., 1) by the Gumbel-max trick."""
-        return (outputs + noise).argmax(-1, keepdim=True).float()
+        return (outputs + noise).argmax(-1, keepdim=True).float()  # (..., 1)
 
     def mode(self, outputs: Tensor) -> Tensor:
         """Return the most likely actions (..., 1)."""
@@ -46,7 +46,7 @@ class Categorical:
 
     def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
         """Return log-probabilities (...)."""
-        return torch.log_softmax(outputs, -1).gather(-1, raw.long()).squeeze(-1)
+        return torch.log_softmax(outputs, -1).gather(-1, raw.long()).squeeze(-1)  # (...)
 
     def entropy(self, outputs: Tensor, raw: Tensor) -> Tensor:
         """Return exact entropies (...)."""
@@ -70,8 +70,8 @@ class Normal:
     """A diagonal normal; outputs are means, then log standard deviations.
 
     Args:
-        low: (num_actions,) smallest actions, to which the environment's are clipped.
-        high: (num_actions,) largest.
+        low: (num_actions,) smallest actions; actions are clipped to the bounds for the environment.
+        high: (num_actions,) largest actions.
     """
 
     def __init__(self, low: Tensor, high: Tensor) -> None:
@@ -89,12 +89,12 @@ class Normal:
         return mean, log_std.exp()
 
     def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
-        """Return mean + std * noise."""
+        """Return actions (..., num_actions): mean + std * noise."""
         mean, std = self.split(outputs)
         return mean + std * noise
 
     def mode(self, outputs: Tensor) -> Tensor:
-        """Return the means."""
+        """Return the means (..., num_actions)."""
         return self.split(outputs)[0]
 
     def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ class Normal:
 class TanhNormal(Normal):
     """A diagonal normal squashed by tanh and stretched to the bounds of the actions.
 
-    Outputs are means and x, with standard deviation softplus(x + ln(e - 1)), at least 1e-4: 1 at
-    x = 0, as TorchRL's. The KL divergence is that of the normals, since tanh can be inverted.
+    Outputs are means and x. The standard deviation is softplus(x + ln(e - 1)), at least 1e-4, and 1
+    at x = 0, as in TorchRL. The KL divergence is that of the normals, since tanh is invertible.
     """
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,9 +145,10 @@ class TanhNormal(Normal):
         return (log_slope + ((self.high - self.low) / 2).log()).sum(-1)
 
     def entropy(self, outputs: Tensor, raw: Tensor) -> Tensor:
-        """Return -log pi (...) of the raw actions: one sample, no gradient through sampling.
+        """Return an estimate (...) of the entropy: -log pi of one sample, the raw actions.
 
-        Its expected gradient is zero, so it is a number to log and no useful bonus.
+        No gradient passes through sampling, so the expected gradient is zero. The estimate serves
+        for logging, not as a bonus.
         """
         return -self.log_prob(outputs, raw)
 
@@ -158,16 +159,16 @@ class TanhNormal(Normal):
 
 
 class AtanhNormal(TanhNormal):
-    """`TanhNormal` as published: log-probabilities are taken of the squashed action.
+    """`TanhNormal` as published: log-probabilities are computed from the squashed action.
 
     The action is clamped to 1 - 1e-6 and inverted, so that a raw action beyond 7.25 counts as 7.25.
-    A policy whose mean has moved farther out sees huge log-ratios there.
+    If a policy's mean has moved beyond that, log-ratios are huge.
     """
 
     LIMIT = math.atanh(1 - 1e-6)
 
     def log_prob(self, outputs: Tensor, raw: Tensor) -> Tensor:
-        """Return log-densities (...) of what is left of the raw actions after tanh in float32."""
+        """Return log-densities (...) of the raw actions that survive tanh in float32."""
         squashed = raw.tanh().clamp(-1 + 1e-6, 1 - 1e-6)
         return super().log_prob(outputs, seed_by_seed(torch.atanh, squashed))
 
@@ -175,12 +176,13 @@ class AtanhNormal(TanhNormal):
 def seed_by_seed(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """Return an elementwise function of values (seeds, rows, size), computed per seed.
 
-    Vectorised kernels may round the last few numbers of a tensor in another way. Seeds that are
-    computed together would then differ from their lone runs. Values of fewer axes have no seeds.
+    Vectorised kernels may round the last few elements of a tensor differently. Seeds that are
+    computed together would then differ from their single-seed runs. Values of fewer than three axes
+    have no seed axis.
     """
     if values.dim() < 3 or len(values) == 1:
         return function(values)
-    return torch.stack([function(own) for own in values])
+    return torch.stack([function(own) for own in values])  # (seeds, rows, size)
 
 
 def make_distribution(
@@ -190,8 +192,8 @@ def make_distribution(
 
     Args:
         policy: `"normal"`, `"tanh_normal"` or `"tanh_normal_atanh"`; discrete actions ignore it.
-        num_actions: choices, or numbers in an action.
-        bounds: least and largest actions; None for discrete ones.
+        num_actions: number of discrete actions, or size of a continuous action.
+        bounds: smallest and largest actions; None for discrete actions.
     """
     if bounds is None:
         return Categorical(num_actions)

@@ -14,35 +14,35 @@ Rows = tuple[Columns, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Aims:
-    """Numbers that units have for each target slot: an enemy's, or for a healer an ally's."""
+    """Per-unit values that refer to a target: an enemy, or an ally if the unit is a healer."""
 
     slots: Rows
-    """Columns of each unit's slots."""
+    """Columns of each unit's values, one per target slot."""
     healer: Rows
-    """Columns that are 1 where the unit is a healer; none where no unit type heals."""
+    """Columns that are 1 if the unit is a healer; empty if no unit type heals."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entities:
-    """Where everything stands in one input of a network."""
+    """The columns of the entities in one input of a network."""
 
     own: Columns
-    """What belongs to no entity."""
+    """Columns that belong to no entity."""
     enemies: Rows
-    """Features of each enemy; all 0 where it is not seen."""
+    """Features of each enemy; all 0 if it is not seen."""
     allies: Rows
-    """The same of each ally: by index, or by index without the agent's own."""
+    """Features of each ally, ordered by index; the agent itself may be left out."""
     aims: tuple[Aims, ...]
-    """Numbers of units by target; they become features of the targets."""
+    """Per-unit values that refer to targets; they become features of the targets."""
     agent_id: Columns
-    """One-hot of the agent's index; empty where all allies have a row."""
+    """One-hot of the agent's index; empty if all allies have a row."""
 
 
 def obs_entities(layout: Layout, last_action: bool = False) -> Entities:
-    """Return where entities stand in [obs, last action's one-hot if asked, agent's one-hot].
+    """Return the entities' columns in [obs, last action's one-hot if asked, agent's one-hot].
 
     Raises:
-        UsageError: the observation has no rows.
+        UsageError: the observation has no entity rows.
     """
     if not layout.obs_enemies.rows:
         raise UsageError("--encoder attention needs entity rows: obs_starcraft=false leaves none")
@@ -73,10 +73,10 @@ def obs_entities(layout: Layout, last_action: bool = False) -> Entities:
 
 
 def state_entities(layout: Layout) -> Entities:
-    """Return where entities stand in the state.
+    """Return the entities' columns in the state.
 
     Raises:
-        UsageError: the state has no rows.
+        UsageError: the state has no entity rows.
     """
     if not layout.state_allies.rows:
         raise UsageError(
@@ -101,7 +101,7 @@ def layout_of(sizes: Any) -> Layout:
     """Return an environment's layout.
 
     Raises:
-        UsageError: it has none.
+        UsageError: the environment has no layout.
     """
     layout = getattr(sizes, "layout", None)
     if layout is None:
@@ -116,14 +116,14 @@ def _columns(block: Block) -> Columns:
 
 
 def _rows(block: Block, part: str = "", but: str = "\n") -> Rows:
-    """Return the columns of each row: those whose names contain `part`, but not `but`."""
+    """Return the columns of each row whose names contain `part`, but not `but`."""
     places = [at for at, name in enumerate(block.row) if part in name and but not in name]
     starts = range(block.offset, block.end, block.width)
     return tuple(tuple(start + at for at in places) for start in starts)
 
 
 def _healers(layout: Layout, block: Block) -> Rows:
-    """Return the columns of each row that say that the unit's type is one that heals."""
+    """Return the columns of each row that mark the unit types that heal."""
     types, bits = load_unit_types(), _rows(block, "unit_type")
     heals = [at for at, name in enumerate(layout.unit_types) if types[name].heal is not None]
     return tuple(tuple(row[at] for at in heals) for row in bits)

@@ -16,14 +16,14 @@ MASKED_LOGIT = -1e10  # its probability is exactly 0 in float32
 
 
 class Forward:
-    """How inputs run through the layers of a `Network`, or of several networks at once.
+    """The forward pass through the layers of a `Network`, or of several networks at once.
 
-    Tensors of several networks begin with one more axis, as their layers want it (`NetworkStack`).
+    Tensors of several networks begin with one more axis, as their layers take it (`NetworkStack`).
     """
 
-    attention: Any  # None where nothing attends to entities
+    attention: Any  # None without attention to entities
     trunk: Callable[[Tensor], Tensor]
-    gru: Any  # None where nothing is recurrent
+    gru: Any  # None in a feed-forward network
     gru_norm: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor]
 
@@ -46,33 +46,34 @@ class Forward:
     def sequence(
         self, inputs: Tensor, hidden: Tensor, keep: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compute all rows of whole sequences, or chosen ones.
+        """Compute all rows of whole sequences, or chosen rows.
 
-        Rows that are not chosen are skipped: they must lie after the last chosen row of their
+        Rows that are not chosen are skipped: they must come after the last chosen row of their
         episode, as the rows of a dead agent and reset rows do.
 
         Args:
             inputs: (num_steps, batch, input_size).
             hidden: (batch, memory_size) before the first step.
-            keep: (num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering a step.
-            rows: (num_rows,) int64 indices into the flattened `num_steps * batch`; None: all, as it
-                must be for several networks.
+            keep: (num_steps, batch, 1) 0.0 if the hidden state is zeroed on entering a step.
+            rows: (num_rows,) int64 indices into the flattened `num_steps * batch`; None chooses all
+                rows, and several networks take no other.
 
         Returns:
             Outputs (num_rows, output_size), and the hidden states after each step
-            (num_steps, batch, memory_size), which mean nothing in skipped rows.
+            (num_steps, batch, memory_size), which are meaningless in skipped rows.
         """
         num_steps, batch = inputs.shape[-3:-1]
-        memory = hidden.unsqueeze(-3).expand(*inputs.shape[:-1], -1)
-        flat = inputs.flatten(-3, -2)
+        memory = hidden.unsqueeze(-3).expand(*inputs.shape[:-1], -1)  # (num_steps, batch, size)
+        flat = inputs.flatten(-3, -2)  # (num_steps * batch, input_size)
         features, keys = self._read(flat if rows is None else flat.index_select(0, rows))
         if self.gru is not None:
             gates = self.gru.input(features)
             if rows is not None:
                 everywhere = gates.new_zeros(num_steps * batch, gates.shape[-1])
                 gates = everywhere.index_copy(0, rows, gates)
-            memory = self.gru(gates.unflatten(-2, (num_steps, batch)), hidden, keep)
-            flat = memory.flatten(-3, -2)
+            gates = gates.unflatten(-2, (num_steps, batch))  # (num_steps, batch, 3 * hidden_size)
+            memory = self.gru(gates, hidden, keep)
+            flat = memory.flatten(-3, -2)  # (num_steps * batch, memory_size)
             features = self.gru_norm(flat if rows is None else flat.index_select(0, rows))
         return self._outputs(features, keys), memory
 
@@ -89,7 +90,7 @@ class Forward:
 
 
 class Network(Forward, nn.Module):
-    """A trunk, an optional GRU, a head.
+    """A trunk, an optional GRU and a head.
 
     The encoder `"mlp"` has a trunk of LayerNorm and two linear layers with ReLU and LayerNorm, and
     LayerNorm after the GRU. Orthogonal weights with gain sqrt(2) in the trunk and `output_gain` in
@@ -102,11 +103,11 @@ class Network(Forward, nn.Module):
         input_size: features of one input.
         hidden_size: width of all hidden layers.
         output_size: outputs of the head.
-        output_gain: gain of the head's weights; not read by `"plain"`.
+        output_gain: gain of the head's weights; ignored by `"plain"`.
         recurrent: put a GRU between trunk and head.
         encoder: `"mlp"`, `"plain"` or `"attention"`.
-        entities: where they stand in an input, for `"attention"`.
-        num_targets: how many of the outputs, the last ones, belong to targets, for `"attention"`.
+        entities: columns of the entities in an input, for `"attention"`.
+        num_targets: number of outputs, the last ones, that belong to targets, for `"attention"`.
     """
 
     def __init__(
@@ -148,17 +149,17 @@ class Network(Forward, nn.Module):
 
     @property
     def chain(self) -> nn.Sequential:
-        """The feed-forward layers in a row: the trunk, and the linear layer that reads it.
+        """The feed-forward layers in order: the trunk, and the linear layer after it.
 
-        That is the head, or with a GRU the GRU's input gates. Attention over entities, where there
-        is one, comes first. Layers are shared, not copied.
+        That linear layer is the head, or with a GRU the GRU's input gates. Attention over entities,
+        if there is any, comes first. Layers are shared, not copied.
         """
         first = [self.attention] if self.attention else []
         reader = self.head if self.gru is None else self.gru.input
         return nn.Sequential(*first, *self.trunk, reader)
 
     def change_layers(self, change: Callable[[nn.Sequential], nn.Sequential]) -> None:
-        """Replace the feed-forward layers by what `change` makes of them, weights drawn anew."""
+        """Replace the feed-forward layers by the result of `change`, with newly drawn weights."""
         changed = change(self.chain)
         if not self.is_plain:
             initialise_orthogonal(changed, self.output_gain if self.gru is None else 1.0)
@@ -188,7 +189,7 @@ class Network(Forward, nn.Module):
 
         Args:
             inputs: (num_rows, input_size), ordered by time; step t has `sizes[t]` rows.
-            sizes: sequences that are still there at each step, never more than at the one before.
+            sizes: sequences at each step, never more than at the step before.
 
         Returns:
             Outputs (num_rows, output_size).
@@ -222,13 +223,14 @@ def initialise_orthogonal(network: nn.Sequential, head_gain: float) -> None:
 
 def repeat_for_agents(carry: Tensor, width: int) -> Tensor:
     """Return flags (num_steps, num_envs) as (num_steps, num_envs * width, 1)."""
-    return carry.unsqueeze(-1).expand(-1, -1, width).reshape(len(carry), -1, 1)
+    carry = carry.unsqueeze(-1).expand(-1, -1, width)  # (num_steps, num_envs, width)
+    return carry.reshape(len(carry), -1, 1)  # (num_steps, num_envs * width, 1)
 
 
 def agent_ids(obs: Tensor) -> Tensor:
     """Return agents' one-hot indices (..., num_agents, num_agents) for (..., num_agents, size)."""
     identity = torch.eye(obs.shape[-2], dtype=obs.dtype, device=obs.device)
-    return identity.expand(*obs.shape[:-1], -1)
+    return identity.expand(*obs.shape[:-1], -1)  # (..., num_agents, num_agents)
 
 
 def masked_log_probs(logits: Tensor, action_mask: Tensor) -> Tensor:
@@ -237,10 +239,10 @@ def masked_log_probs(logits: Tensor, action_mask: Tensor) -> Tensor:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], env_id: str) -> None:
-    """Put a policy's weights into a network that was built for an environment.
+    """Load a policy's weights into a network that was built for an environment.
 
     Raises:
-        UsageError: the environment has other sizes than the one it was trained on.
+        UsageError: the environment has other sizes than the one in training.
     """
     try:
         network.load_state_dict(weights)

@@ -1,8 +1,9 @@
-"""The networks of several seeds run as one, each seed getting bit for bit what it would get alone.
+"""The networks of several seeds run as one; each seed gets the bits of its single-seed run.
 
-On a GPU launching an operation takes longer than doing it, so each runs for all seeds at once. No
-arithmetic crosses seeds, but cuBLAS and reductions round by how many there are: there are always
-`PLACES`. A processor gains nothing (docs/pqn.md), and seeds take turns there.
+On a GPU launching an operation takes longer than doing it, so each operation runs for all seeds at
+once. No arithmetic crosses seeds. But the rounding of cuBLAS and of reductions depends on the
+number of networks, so there are always `PLACES` of them. On a CPU this gains nothing (docs/pqn.md),
+and seeds take turns.
 """
 
 from collections.abc import Sequence
@@ -17,22 +18,22 @@ from baselines.networks.gru import Gru, run_grus
 from baselines.networks.network import Forward, Network
 from baselines.networks.stacked import Run, stacked_layer
 
-PLACES = 8  # seeds that run at once; places left over compute what nobody reads
+PLACES = 8  # networks that run at once; the results of places without a seed are ignored
 
 
 def runs_as_one(network: Network) -> bool:
-    """Return whether a network runs in a stack, with other seeds' or alone: on a GPU."""
+    """Return whether a network runs in a stack, even if it is the only one: on a GPU."""
     return network.head.weight.is_cuda
 
 
 class NetworkStack(Forward):
     """`Network.step` and `Network.sequence` of several seeds, on tensors with a seed axis first.
 
-    Build it anew when weights have changed; gradients reach each network's own parameters. Layers
-    that are not known here, and attention over entities, run one seed after the other.
+    Build a new stack when weights have changed; gradients reach each network's own parameters.
+    Unknown layers, and attention over entities, run one seed after the other.
 
     Args:
-        networks: one a seed, equal but for their values; at most `PLACES`.
+        networks: one per seed, equal except for their values; at most `PLACES`.
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -60,7 +61,7 @@ class NetworkStack(Forward):
         Args:
             inputs: (seeds, num_steps, batch, input_size).
             hidden: (seeds, batch, memory_size) before the first step.
-            keep: (seeds, num_steps, batch, 1) 0.0 where the hidden state is zeroed on entering.
+            keep: (seeds, num_steps, batch, 1) 0.0 if the hidden state is zeroed on entering a step.
 
         Returns:
             Outputs (seeds, num_steps * batch, output_size), and the hidden states after each step.
@@ -75,7 +76,7 @@ class GruStack:
     """`Gru` of several seeds: its input gates, its scan and its step.
 
     Args:
-        grus: one a seed.
+        grus: one per seed.
     """
 
     def __init__(self, grus: Sequence[Gru]) -> None:
@@ -96,7 +97,7 @@ class AttentionStack:
     """`EntityAttention` of several seeds, one after the other.
 
     Args:
-        attentions: one a seed.
+        attentions: one per seed.
     """
 
     def __init__(self, attentions: Sequence[EntityAttention]) -> None:
@@ -104,41 +105,46 @@ class AttentionStack:
 
     def read(self, inputs: Tensor) -> tuple[Tensor, list[Any]]:
         """Return features (places, num_rows, hidden_size), and each seed's targets."""
-        rows = zip(self.attentions, inputs, strict=False)
-        features, targets = zip(*[one.read(own.clone()) for one, own in rows], strict=True)
+        pairs = zip(self.attentions, inputs, strict=False)
+        results = [attention.read(own.clone()) for attention, own in pairs]
+        features, targets = zip(*results, strict=True)
         return stack_tensors(features), targets
 
     def logits(self, outputs: Tensor, targets: Sequence[Any]) -> Tensor:
         """Return action values (places, num_rows, num_actions)."""
-        rows = zip(self.attentions, outputs, targets, strict=False)
-        return stack_tensors([one.logits(own.clone(), seen) for one, own, seen in rows])
+        parts = zip(self.attentions, outputs, targets, strict=False)
+        return stack_tensors([module.logits(own.clone(), seen) for module, own, seen in parts])
 
 
 def stack_layers(modules: Sequence[nn.Module]) -> Run:
-    """Return what runs one layer of each seed, or a sequence of layers, on (places, rows, ...)."""
+    """Return the function that runs a layer, or a sequence, of each seed on (places, rows, ...)."""
     first = modules[0]
     if isinstance(first, nn.Sequential):
         layers = [stack_layers(layer) for layer in zip(*modules, strict=True)]
         return partial(reduce, lambda inputs, layer: layer(inputs), layers)
     names = [name for name, _ in first.named_parameters()]
-    own = {name: stack_tensors([one.get_parameter(name) for one in modules]) for name in names}
-    return stacked_layer(first, own) or partial(run_in_turn, modules)
+    parameters = {
+        name: stack_tensors([module.get_parameter(name) for module in modules]) for name in names
+    }
+    return stacked_layer(first, parameters) or partial(run_in_turn, modules)
 
 
 def run_in_turn(modules: Sequence[nn.Module], inputs: Tensor) -> Tensor:
     """Run a layer of each seed on its own inputs (places, rows, ...).
 
-    These are copied, since cuBLAS also chooses by where they begin.
+    Inputs are copied, because cuBLAS also chooses kernels by memory address.
     """
-    rows = zip(modules, inputs, strict=False)
-    return stack_tensors([module(own.clone()) for module, own in rows])
+    pairs = zip(modules, inputs, strict=False)
+    return stack_tensors([module(own.clone()) for module, own in pairs])
 
 
 def stack_tensors(tensors: Sequence[Tensor]) -> Tensor:
-    """Return (places, ...) of each seed's tensor; places left over repeat the last one."""
-    return torch.stack([*tensors, *[tensors[-1].detach()] * (PLACES - len(tensors))])
+    """Return a tensor (places, ...) of each seed's; places without a seed repeat the last one."""
+    fillers = [tensors[-1].detach()] * (PLACES - len(tensors))
+    return torch.stack([*tensors, *fillers])  # (places, ...)
 
 
 def _fill(tensor: Tensor) -> Tensor:
-    """Return (places, ...) of (seeds, ...), with zeros in places left over."""
-    return torch.cat([tensor, tensor.new_zeros(PLACES - len(tensor), *tensor.shape[1:])])
+    """Return a tensor (seeds, ...) as (places, ...), with zeros in places without a seed."""
+    zeros = tensor.new_zeros(PLACES - len(tensor), *tensor.shape[1:])
+    return torch.cat([tensor, zeros])  # (places, ...)

@@ -16,7 +16,7 @@ class ValueNorm(nn.Module):
     Args:
         beta: decay of the averages at each update.
         floor: lower bound of the variance.
-        enabled: False makes all three functions the identity.
+        enabled: False makes `normalise` and `denormalise` the identity.
     """
 
     def __init__(self, beta: float = 0.99999, floor: float = 1e-2, enabled: bool = True) -> None:
@@ -30,7 +30,7 @@ class ValueNorm(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
     def update(self, returns: Tensor) -> None:
-        """Fold a batch of returns (any shape, only entries that count) into the statistics."""
+        """Update the statistics with a batch of returns (any shape, only entries that count)."""
         if not self.enabled:
             return
         returns = returns.detach().double()
@@ -63,13 +63,13 @@ class ValueNorm(nn.Module):
 
 
 class RunningMoments:
-    """Mean and variance of a stream of numbers, apart for each seed (Chan et al. 1979).
+    """Mean and variance of a stream of samples, separate per seed (Chan et al. 1979).
 
-    It starts with mean 0, variance 1 and a count of 1e-4, as Gymnasium's wrappers do.
+    They start with mean 0, variance 1 and a count of 1e-4, as Gymnasium's wrappers do.
 
     Args:
-        seeds: streams.
-        shape: of one sample.
+        seeds: number of streams, one per seed.
+        shape: shape of one sample.
     """
 
     def __init__(self, seeds: int, shape: tuple[int, ...]) -> None:
@@ -78,14 +78,15 @@ class RunningMoments:
         self.count = np.full((seeds, *(1 for _ in shape)), 1e-4)
 
     def update(self, samples: np.ndarray, counts: np.ndarray | None = None) -> None:
-        """Fold in samples (seeds, rows, *shape) but for rows with 0 in `counts` (seeds, rows)."""
+        """Add samples (seeds, rows, *shape), except rows with 0 in `counts` (seeds, rows)."""
         if counts is None and samples.shape[1] == 1:
             self._merge(samples[:, 0], 0.0, 1.0)
             return
         if counts is None:
             self._merge(samples.mean(1), samples.var(1), float(samples.shape[1]))
             return
-        weights = counts.reshape(*counts.shape, *(1 for _ in samples.shape[2:])).astype(np.float64)
+        shape = (*counts.shape, *(1 for _ in samples.shape[2:]))
+        weights = counts.reshape(shape).astype(np.float64)  # (seeds, rows, 1, ...)
         number = weights.sum(1)
         divisor = np.maximum(number, 1.0)
         mean = (samples * weights).sum(1) / divisor
@@ -111,6 +112,6 @@ class RunningMoments:
         return {name: torch.as_tensor(np.array(getattr(self, name)[seed])) for name in names}
 
     def load_state_dict(self, seed: int, saved: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` returned."""
+        """Restore the statistics that `state_dict` returned."""
         for name, value in saved.items():
             getattr(self, name)[seed] = value.numpy()

@@ -11,8 +11,8 @@ class ActorCritic(nn.Module):
     """The networks of a single agent, each a sequence of layers that ends in its head.
 
     Args:
-        actor: observations to what the action distribution takes.
-        critic: observations to values (rows, 1); it may share its first layers with the actor.
+        actor: maps observations to the inputs of the action distribution.
+        critic: maps observations to values (rows, 1); it may share first layers with the actor.
     """
 
     def __init__(self, actor: nn.Sequential, critic: nn.Sequential) -> None:
@@ -21,7 +21,7 @@ class ActorCritic(nn.Module):
 
 
 class ScalePixels(nn.Module):
-    """Bytes 0 to 255 as numbers 0 to 1."""
+    """Scale bytes 0 to 255 to numbers 0 to 1."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 of the same shape."""
@@ -32,7 +32,7 @@ class AppendLogStd(nn.Module):
     """Append log standard deviations that do not depend on the observation, initially 0.
 
     Args:
-        num_actions: numbers in an action.
+        num_actions: size of an action.
     """
 
     def __init__(self, num_actions: int) -> None:
@@ -40,17 +40,18 @@ class AppendLogStd(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(num_actions))
 
     def reset_parameters(self) -> None:
-        """Put the deviations back to 1."""
+        """Reset the deviations to 1."""
         nn.init.zeros_(self.log_std)
 
     def forward(self, mean: Tensor) -> Tensor:
         """Return (rows, 2 * num_actions) from means (rows, num_actions)."""
-        return torch.cat([mean, self.log_std.expand_as(mean)], -1)
+        return torch.cat([mean, self.log_std.expand_as(mean)], -1)  # (rows, 2 * num_actions)
 
     @staticmethod
     def stacked(mean: Tensor, log_std: Tensor) -> Tensor:
-        """Do the same for all seeds: means (seeds, rows, num_actions), log_std (seeds, ...)."""
-        return torch.cat([mean, log_std.unsqueeze(1).expand_as(mean)], -1)
+        """Return outputs for means (seeds, rows, num_actions), log_std (seeds, num_actions)."""
+        log_std = log_std.unsqueeze(1).expand_as(mean)  # (seeds, rows, num_actions)
+        return torch.cat([mean, log_std], -1)  # (seeds, rows, 2 * num_actions)
 
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "leaky_relu": nn.LeakyReLU}
@@ -65,7 +66,7 @@ def hidden_layers(obs_shape: tuple[int, ...], hidden_size: int, activation: str)
     nonlinearity = ACTIVATIONS[activation]
     if len(obs_shape) == 1:
         sizes = (obs_shape[0], hidden_size, hidden_size)
-        pairs = [(nn.Linear(i, o), nonlinearity()) for i, o in itertools.pairwise(sizes)]
+        pairs = [(nn.Linear(*pair), nonlinearity()) for pair in itertools.pairwise(sizes)]
         return [layer for pair in pairs for layer in pair]
     channels, *sides = obs_shape
     for kernel, stride in ((8, 4), (4, 2), (3, 1)):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from baselines.networks.single_agent import ScalePixels
 
 Run = Callable[[Tensor], Tensor]
-# None: the module itself, which has settings.
+# None: the module itself is the function, since it has settings.
 ELEMENTWISE: dict[type[nn.Module], Run | None] = {
     nn.Tanh: torch.tanh,
     nn.ReLU: torch.relu,
@@ -23,11 +23,11 @@ ELEMENTWISE: dict[type[nn.Module], Run | None] = {
 
 
 def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> Run | None:
-    """Return what runs a layer of all seeds at once; None where that is not known.
+    """Return the function that runs a layer of all seeds at once; None for an unknown layer.
 
     Args:
-        layer: of one seed.
-        parameters: of all of them by its names, (seeds, *shape).
+        layer: layer of one seed.
+        parameters: parameters of all seeds by their names in the layer, (seeds, *shape).
     """
     if type(layer) in ELEMENTWISE:
         return ELEMENTWISE[type(layer)] or layer
@@ -40,43 +40,44 @@ def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> Run | None
 
 
 def prepared(run: Run) -> Run:
-    """Return a linear layer with its weights already in the form that the product takes."""
+    """Return a linear layer with its weights already transposed; other layers as they are."""
     if not (isinstance(run, partial) and run.func is stacked_linear):
         return run
     weight, bias = run.keywords["weight"], run.keywords["bias"]
     if weight.shape[1] == 1:
         return run
-    weight, bias = weight.detach().transpose(1, 2), bias.detach().unsqueeze(1)
+    weight = weight.detach().transpose(1, 2)  # (seeds, features, outputs)
+    bias = bias.detach().unsqueeze(1)  # (seeds, 1, outputs)
     return lambda inputs: torch.baddbmm(bias, inputs, weight)
 
 
 def one_by_one(
     inputs: Tensor, *, modules: list[nn.Module], parameters: dict[str, Tensor]
 ) -> Tensor:
-    """Run any layer of each seed on its own inputs."""
+    """Return the outputs (seeds, rows, ...) of any layer of each seed on its own inputs."""
     outputs = []
     for seed, module in enumerate(modules):
         own = {name: value[seed] for name, value in parameters.items()}
         outputs.append(functional_call(module, own, (inputs[seed],)))
-    return torch.stack(outputs)
+    return torch.stack(outputs)  # (seeds, rows, ...)
 
 
 def stacked_layer_norm(
     inputs: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, ...], eps: float
 ) -> Tensor:
-    """Return (seeds, rows, features) of a LayerNorm of every seed, whose `shape` is (features,)."""
+    """Return (seeds, rows, features): the outputs of every seed's LayerNorm over `shape`."""
     normalised = functional.layer_norm(inputs, shape, eps=eps)
     return torch.addcmul(bias.unsqueeze(1), normalised, weight.unsqueeze(1))
 
 
 def stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return (seeds, rows, outputs) of a linear layer of every seed.
+    """Return the outputs (seeds, rows, outputs) of every seed's linear layer.
 
     Args:
         inputs: (seeds, rows, features).
         weight: (seeds, outputs, features).
         bias: (seeds, outputs).
     """
-    if weight.shape[1] == 1:  # a lone seed's product would take another, unequal path in BLAS
+    if weight.shape[1] == 1:  # BLAS would take another path for a single seed, and round otherwise
         return (inputs * weight).sum(-1, keepdim=True) + bias.unsqueeze(1)
     return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))

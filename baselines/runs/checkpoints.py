@@ -1,10 +1,10 @@
 """Checkpoint folders: written whole or not at all, verified before they are read.
 
 step_000001234/
-  policy.safetensors   weights; metadata says what they are
+  policy.safetensors   weights; metadata names the algorithm and the environment
   trainer.pt           optimizer, random states, counters (loads with weights_only=True)
   env.safetensors      the environment's own checkpoint
-  replay.bin           episodes to learn from, where the learner keeps some
+  replay.bin           episodes to learn from, if the learner has a replay
   manifest.json        size and SHA-256 of the others, written last
 """
 
@@ -31,18 +31,18 @@ REPLAY = "replay.bin"
 
 
 class Replay(Protocol):
-    """Experience of a checkpoint, written by a thread while training goes on."""
+    """Experience of a checkpoint, written by a thread while training continues."""
 
     def write(self, file: BinaryIO) -> None:
-        """Write it all."""
+        """Write all experience to a file."""
 
     def release(self) -> None:
-        """Hold nothing back any more, whether it was written or not."""
+        """Let the learner overwrite the experience, whether it was written or not."""
 
 
 @dataclasses.dataclass
 class Checkpoint:
-    """What a run saves: enough to go on bit for bit, and the weights in a form others can read."""
+    """Saved state of a run: enough to resume bit for bit, with weights in a portable form."""
 
     global_step: int
     weights: dict[str, torch.Tensor]
@@ -50,7 +50,7 @@ class Checkpoint:
     env: dict[str, np.ndarray]
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     replay: Replay | None = None  # to be written
-    replay_path: Path | None = None  # where it lies, once read
+    replay_path: Path | None = None  # file of the replay in a checkpoint that was read
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -67,7 +67,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     manifest = {"global_step": checkpoint.global_step, "files": files}
     write_json(temporary / "manifest.json", manifest)
     temporary.chmod(0o755)
-    if target.exists():  # whole until the new one takes its place
+    if target.exists():  # the old checkpoint stays whole until the new one replaces it
         target.rename(tempfile.mkdtemp(prefix=".tmp_old_", dir=folder))
     temporary.rename(target)
     _sync(folder)
@@ -90,7 +90,7 @@ def save_snapshot(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def drop_after(folder: Path, global_step: int) -> None:
-    """Remove checkpoints or snapshots of later steps, and what a killed writer left."""
+    """Remove checkpoints or snapshots of later steps, and the files of a killed writer."""
     later = [path for path in folder.glob("step_*") if int(path.stem[5:]) > global_step]
     for path in [*later, *folder.glob(".tmp_*")]:
         if path.is_dir():
@@ -107,7 +107,8 @@ def load(path: Path, *, replay: bool = True) -> Checkpoint:
         replay: verify its replay too, which only training needs.
 
     Raises:
-        UsageError: it is damaged; the one line names the folder, the file and the fault.
+        UsageError: the checkpoint is damaged; the one line names the folder, the file and the
+            fault.
     """
     verify(path, replay=replay)
     with safetensors.safe_open(path / "policy.safetensors", "pt") as file:
@@ -124,13 +125,13 @@ def load(path: Path, *, replay: bool = True) -> Checkpoint:
 
 
 def detached(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint that shares no memory with the learner, but for its replay."""
+    """Return a checkpoint that shares no memory with the learner, except its replay."""
     state = {"weights": checkpoint.weights, "trainer": checkpoint.trainer}
     return dataclasses.replace(checkpoint, **copy.deepcopy(state))
 
 
 def load_latest(folder: Path, *, replay: bool = True) -> tuple[Checkpoint, Path]:
-    """Read the latest good checkpoint of `folder`; each damaged one is refused by name on stderr.
+    """Read the latest good checkpoint of `folder`; print the name of each damaged one to stderr.
 
     Args:
         folder: the checkpoints of a run.
@@ -178,7 +179,7 @@ def verify(path: Path, *, replay: bool = True) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is there whole or not at all."""
+    """Write a JSON file, whole or not at all."""
     temporary = path.with_name(f".tmp_{path.name}")
     with temporary.open("w") as file:
         json.dump(content, file, indent=2)

@@ -1,11 +1,11 @@
-"""The run folder: what ran, how it went, and enough to go on.
+"""The run folder: settings and metrics of a run, and enough state to resume it.
 
 runs/<env>__<algorithm>__seed<seed>__<utc>/
   config.json      resolved config, versions, git state, engine fingerprint; before step one
-  metrics.jsonl    one line an iteration
-  events.out.*     the same for TensorBoard
+  metrics.jsonl    one line per iteration
+  events.out.*     the same metrics for TensorBoard
   checkpoints/     see `baselines.runs.checkpoints`
-  snapshots/       weights kept over the whole run, where they were asked for
+  snapshots/       weights alone, kept for good, if `--snapshots` asked for them
   evaluations/     see `baselines.evaluation`
 """
 
@@ -44,7 +44,7 @@ class Run:
     Args:
         path: the folder, with its config.json.
         record: the content of config.json.
-        lock: what `lock_folder` returned; held until `close`.
+        lock: descriptor that `lock_folder` returned; held until `close`.
         global_step: environment steps done; later metrics on disk are dropped.
     """
 
@@ -68,10 +68,10 @@ class Run:
         """Make a new run folder and write its config.json.
 
         Args:
-            algorithm: its command.
+            algorithm: name of its training command.
             config: its settings.
-            environment: `id` and `fingerprint`, see `describe_environment`.
-            parent: group to which the run belongs; else it gets a folder in `config.runs_dir`.
+            environment: `id` and `fingerprint` of the environment.
+            parent: folder of the group to which the run belongs; None: `config.runs_dir`.
 
         Raises:
             UsageError: the folder cannot be made.
@@ -89,12 +89,12 @@ class Run:
     def resume(
         cls, path: Path, config: Any, environment: dict[str, Any], global_step: int
     ) -> "Run":
-        """Open a run folder to go on from its checkpoint of `global_step`.
+        """Open a run folder to resume from its checkpoint of `global_step`.
 
-        What was written after it is dropped: checkpoints, snapshots, metrics.
+        Later checkpoints, snapshots and metrics are removed.
 
         Raises:
-            UsageError: it is no run folder, is in use, or its engine was another.
+            UsageError: it is not a run folder, it is in use, or the environment has changed.
         """
         record = read_record(path)
         fingerprint = plain(environment["fingerprint"])
@@ -114,7 +114,8 @@ class Run:
     def log(self, global_step: int, metrics: dict[str, float]) -> None:
         """Write one iteration's scalars to metrics.jsonl and TensorBoard.
 
-        What is not finite (a mean over nothing, say) is null in the one and absent in the other.
+        A value that is not finite, such as the mean of nothing, is null in metrics.jsonl and absent
+        in TensorBoard.
         """
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         line = {"global_step": global_step, **dict.fromkeys(metrics), **finite}
@@ -124,7 +125,7 @@ class Run:
             self._writer.add_scalar(name, value, global_step)
 
     def checkpoint_due(self, global_step: int) -> bool:
-        """Say whether the config's cadence asks for a checkpoint now."""
+        """Return whether a checkpoint is due now, by steps or by minutes."""
         steps, minutes = self.config["checkpoint_steps"], self.config["checkpoint_minutes"]
         passed = (time.monotonic() - self._saved_time) / 60
         by_steps = steps > 0 and global_step // steps > self._saved_step // steps
@@ -133,9 +134,9 @@ class Run:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; all metrics up to it reach the disk first.
 
-        One that is there already, as of a seed that finished before the others, is not written
-        again. One with a replay is written by a thread meanwhile; an error in it is raised by the
-        next `save` or by `close`.
+        A checkpoint that is on disk already, as that of a seed that finished before the others, is
+        not written again. A thread writes a checkpoint with a replay; the next `save` or `close`
+        raises the thread's error.
         """
         self.wait()
         self._writer.flush()
@@ -176,21 +177,21 @@ class Run:
             os.close(self._lock)
 
     def wait(self) -> None:
-        """Return once no checkpoint is being written; raise what went wrong with it."""
+        """Wait until no checkpoint is being written; raise the error of the writing thread."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
 
 
 class RunGroup:
-    """The runs of several seeds that train at once, each with a folder of its own.
+    """The runs of several seeds that train at once, each with its own folder.
 
-    A lone seed has the usual run folder. Several have `seed<seed>` folders in one group folder,
-    each a full run folder that can go on alone.
+    A single seed has a plain run folder. Several seeds have `seed<seed>` folders in one group
+    folder, each a full run folder that can be resumed alone.
 
     Args:
         path: the run folder, or the folder of the group.
-        runs: one a seed.
+        runs: one per seed.
     """
 
     def __init__(self, path: Path, runs: Sequence[Run]) -> None:
@@ -198,20 +199,20 @@ class RunGroup:
 
     @classmethod
     def start(cls, algorithm: str, config: Any, environment: dict[str, Any]) -> "RunGroup":
-        """Make the folders."""
+        """Make the run folder of one seed, or the group folder of several."""
         if config.seeds == 1:
             run = Run.start(algorithm, config, environment)
             return cls(run.path, [run])
         seeds = f"seeds{config.seed}-{config.seed + config.seeds - 1}"
         path = new_run_folder(algorithm, config, environment["id"], seeds)
         configs = [alone(config, index) for index in range(config.seeds)]
-        return cls(path, [Run.start(algorithm, one, environment, path) for one in configs])
+        return cls(path, [Run.start(algorithm, own, environment, path) for own in configs])
 
     @classmethod
     def resume(
         cls, path: Path, config: Any, environment: dict[str, Any], found: Sequence[Checkpoint]
     ) -> "RunGroup":
-        """Open the folders to go on from `common_checkpoints` or `latest_checkpoints`."""
+        """Open the folders to resume from `common_checkpoints` or `latest_checkpoints`."""
         runs = []
         for index, (folder, checkpoint) in enumerate(zip(run_folders(path), found, strict=True)):
             step = checkpoint.global_step
@@ -220,10 +221,12 @@ class RunGroup:
 
     @staticmethod
     def common_checkpoints(path: Path) -> list[Checkpoint]:
-        """Return each run's checkpoint of the latest iteration that all have: stacked seeds.
+        """Return each run's checkpoint of the latest iteration that all runs have.
+
+        Stacked seeds resume from these.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no such iteration.
         """
         stores = [folder / "checkpoints" for folder in run_folders(path)]
         found = RunGroup.latest_checkpoints(path)
@@ -239,10 +242,10 @@ class RunGroup:
 
     @staticmethod
     def latest_checkpoints(path: Path) -> list[Checkpoint]:
-        """Return each run's last good checkpoint: seeds that know nothing of each other.
+        """Return each run's last good checkpoint, from which independent seeds resume.
 
         Raises:
-            UsageError: a run has none.
+            UsageError: a run has no good checkpoint.
         """
         stores = [folder / "checkpoints" for folder in run_folders(path)]
         return [checkpoints.load_latest(store)[0] for store in stores]
@@ -259,20 +262,20 @@ class RunGroup:
                 run.log(int(step), values)
 
     def checkpoint_due(self, global_steps: Sequence[int]) -> bool:
-        """Say whether any run's cadence asks for a checkpoint now; not while one is written."""
+        """Return whether a checkpoint of any run is due; never while a thread writes one."""
         if any(run.is_writing for run in self.runs):
             return False
         pairs = zip(self.runs, global_steps, strict=True)
         return any(run.checkpoint_due(int(step)) for run, step in pairs)
 
     def save(self, saved: Sequence[Checkpoint | None]) -> None:
-        """Write each run's checkpoint, where there is one."""
+        """Write each run's checkpoint; None leaves a run out."""
         for run, checkpoint in zip(self.runs, saved, strict=True):
             if checkpoint is not None:
                 run.save(checkpoint)
 
     def snapshot(self, saved: Sequence[Checkpoint]) -> None:
-        """Write each run's weights where they are kept for good."""
+        """Write each run's weights to its snapshots, which are kept for good."""
         for run, checkpoint in zip(self.runs, saved, strict=True):
             checkpoints.save_snapshot(run.path / "snapshots", checkpoint)
 
@@ -281,12 +284,12 @@ class RunGroup:
         return self.runs[index].last_checkpoint()
 
     def wait(self) -> None:
-        """Return once no checkpoint is being written."""
+        """Wait until no checkpoint is being written."""
         for run in self.runs:
             run.wait()
 
     def how_to_continue(self, command: str, number: int) -> str:
-        """Return what to print when a signal has stopped the runs."""
+        """Return the text to print when a signal has stopped the runs."""
         name = signal.Signals(number).name
         return f"{name}: saved; continue with\n  baselines {command} --resume {self.path}"
 
@@ -302,12 +305,12 @@ def alone(config: Any, index: int) -> Any:
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return in what two fingerprints of an environment differ, sorted."""
+    """Return the sorted keys at which two fingerprints of an environment differ."""
     return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
 
 
 def describe_run(algorithm: str, config: Any, environment: dict[str, Any]) -> dict[str, Any]:
-    """Return what config.json holds."""
+    """Return the content of config.json."""
     return {
         "algorithm": algorithm,
         "config": dataclasses.asdict(config),
@@ -318,12 +321,12 @@ def describe_run(algorithm: str, config: Any, environment: dict[str, Any]) -> di
 
 
 def plain(content: Any) -> Any:
-    """Return content as JSON would give it back."""
+    """Return content as plain JSON types."""
     return json.loads(json.dumps(content))
 
 
 def drop_metrics_after(path: Path, global_step: int) -> None:
-    """Cut metrics.jsonl after `global_step`, and a line that a killed process left half-written."""
+    """Remove the lines of metrics.jsonl after `global_step`, and a half-written last line."""
     if not path.exists():
         return
     kept = []
@@ -354,7 +357,7 @@ def _circumstances() -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any]:
-    """Return commit and dirtiness of the checkout this package lies in; None where unknown."""
+    """Return the commit and dirtiness of this package's checkout; None if unknown."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -388,7 +391,7 @@ def new_run_folder(algorithm: str, config: Any, env_id: str, seeds: str) -> Path
     """Make an empty folder in `config.runs_dir`.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the folder cannot be made.
     """
     slug = env_id.replace("/", "_")
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -25,14 +25,14 @@ Metrics = dict[str, float]
 
 
 class Learner(Saved, Protocol):
-    """One seed of a multi-agent learner, with all that changes while it trains."""
+    """One seed of a multi-agent learner, with all its state."""
 
     def iterate(self) -> Metrics:
         """Collect and learn once; return the metrics."""
 
 
 class Group(Protocol):
-    """The seeds that train at once, in the order of their numbers."""
+    """Seeds that train at once, in ascending order."""
 
     environment: dict[str, Any]  # `id` and `fingerprint`, for the run's record
     global_steps: Sequence[int]
@@ -54,15 +54,15 @@ class Group(Protocol):
 
 
 class Seeds:
-    """A `Group` of learners that know nothing of each other and take turns.
+    """A `Group` of independent learners that take turns.
 
-    Each sees the global random numbers that it would see alone. Seeds are not batched, because each
-    has different valid rows: a batch would compute rows that a lone run skips. PQN's seeds have
-    equally many rows, and run as one on a GPU (`learners.pqn_stack`).
+    Each learner sees the global random numbers that it would see in a run of its own. Seeds are not
+    batched, because each has different valid rows: a batch would compute rows that a single-seed
+    run skips. PQN's seeds have equally many rows, and run as one on a GPU (`learners.pqn_stack`).
 
     Args:
-        make: a lone seed's config to its learner.
-        config: of all seeds.
+        make: function from the config of one seed to its learner.
+        config: settings of all seeds.
     """
 
     snapshot_due = False
@@ -79,21 +79,21 @@ class Seeds:
 
     @property
     def global_steps(self) -> list[int]:
-        """Environment steps that each seed has done."""
+        """Environment steps done, per seed."""
         return [learner.global_step for learner in self.learners]
 
     @property
     def iterations(self) -> list[int]:
-        """Iterations that each seed has done."""
+        """Iterations done, per seed."""
         return [learner.iteration for learner in self.learners]
 
     @property
     def finished(self) -> bool:
-        """Whether all seeds have done their steps."""
+        """Whether each seed has done `total_steps`."""
         return min(self.global_steps) >= self.total_steps
 
     def iterate(self) -> list[Metrics | None]:
-        """Let each seed that is not finished collect and learn once."""
+        """Collect and learn once with each seed; None for a seed that is finished."""
         metrics: list[Metrics | None] = []
         for index, learner in enumerate(self.learners):
             with self._turn(index):
@@ -137,14 +137,14 @@ def train(name: str, config: RunConfig) -> tuple[list[Path], int | None]:
     """Train an algorithm, or resume the run or group of runs `config.resume`.
 
     Args:
-        name: of the algorithm in `algorithms.ALGORITHMS`.
+        name: key of the algorithm in `algorithms.ALGORITHMS`.
         config: its settings.
 
     Returns:
         The run folders, one per seed, and the signal that stopped them (None when complete).
 
     Raises:
-        UsageError: the config cannot be run here.
+        UsageError: the config cannot be run on this machine.
     """
     threads = prepare_torch(config.num_threads, config.device)
     config = dataclasses.replace(config, num_threads=threads)
@@ -169,7 +169,7 @@ def train(name: str, config: RunConfig) -> tuple[list[Path], int | None]:
 
 
 def find_checkpoints(path: Path, algorithm: Algorithm) -> list[Checkpoint]:
-    """Return the checkpoints from which each seed of a run or group resumes."""
+    """Return the checkpoints from which the seeds of a run or group resume, one per seed."""
     if algorithm.seeds_in_step:
         return RunGroup.common_checkpoints(path)
     return RunGroup.latest_checkpoints(path)
@@ -178,7 +178,7 @@ def find_checkpoints(path: Path, algorithm: Algorithm) -> list[Checkpoint]:
 def open_runs(
     command: str, config: Any, environment: dict[str, Any], found: Sequence[Checkpoint]
 ) -> RunGroup:
-    """Open the run folders of the checkpoints found, or make new ones if there are none."""
+    """Open the run folders of the checkpoints found, or make new folders if there are none."""
     if found:
         return RunGroup.resume(Path(config.resume), config, environment, found)
     return RunGroup.start(command, config, environment)
@@ -205,7 +205,7 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
             saved = True
     if not saved:
         save(group, runs)
-    runs.wait()  # a second SIGTERM must not end the process meanwhile
+    runs.wait()  # here, because a second SIGTERM must not end the process while a thread writes
 
 
 def steps_done(group: Group) -> int:
@@ -217,7 +217,7 @@ def save(group: Group, runs: RunGroup) -> None:
     """Save each seed's state.
 
     Raises:
-        TrainingError: see `refuse`.
+        TrainingError: a weight is not finite.
     """
     saved = group.save_state()
     refuse(group, runs, broken_weights(saved))
@@ -248,14 +248,14 @@ def refuse(group: Group, runs: RunGroup, broken: dict[int, str]) -> None:
     """Stop if a seed is broken; the other seeds are saved and can be resumed alone.
 
     Raises:
-        TrainingError: the line names each broken seed, its metric and iteration, and its last good
-            checkpoint.
+        TrainingError: a seed is broken; the line names each broken seed, its metric and iteration,
+            and its last good checkpoint.
     """
     if not broken:
         return
     saved = group.save_state()
     broken = broken_weights(saved) | broken
-    runs.save([None if index in broken else one for index, one in enumerate(saved)])
+    runs.save([None if index in broken else good for index, good in enumerate(saved)])
     raise TrainingError(
         "; ".join(
             f"seed {runs.runs[index].config['seed']}: {what} in iteration"
@@ -266,7 +266,7 @@ def refuse(group: Group, runs: RunGroup, broken: dict[int, str]) -> None:
 
 
 def over_seeds(metrics: Sequence[Metrics | None]) -> Metrics:
-    """Return the means over the seeds, for the progress line."""
+    """Return the means of the metrics over the seeds, for the progress line."""
     present = [values for values in metrics if values is not None]
     names = [name for name in present[0] if all(name in values for values in present)]
     return {name: sum(values[name] for values in present) / len(present) for name in names}

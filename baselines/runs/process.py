@@ -31,7 +31,7 @@ def prepare_torch(num_threads: int, device: str) -> int:
 def keep_freed_memory() -> None:
     """Let the C library keep freed blocks: an update reuses the same tens of megabytes each time.
 
-    Without it glibc returns them to the kernel, and page faults take a quarter of an update.
+    By default glibc returns them to the kernel, and page faults take a quarter of an update.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -43,9 +43,9 @@ def keep_freed_memory() -> None:
 
 
 class StopRequest:
-    """Turns SIGTERM and the first Ctrl-C into a flag that the loop reads between iterations.
+    """A flag for the loop to read between iterations, set by SIGTERM and the first Ctrl-C.
 
-    `signal` is None, or the number of the signal that came. A second Ctrl-C interrupts at once.
+    `signal` is None, or the number of the received signal. A second Ctrl-C interrupts at once.
     """
 
     def __init__(self) -> None:
@@ -67,5 +67,5 @@ class StopRequest:
 
 
 def exit_status(stopped: int | None) -> int:
-    """Return 130 after Ctrl-C, so that shell loops stop too, and 0 otherwise: all is saved."""
+    """Return 130 after Ctrl-C, so that shell loops stop too; else 0, because all is saved."""
     return 130 if stopped == signal.SIGINT else 0

@@ -11,21 +11,21 @@ def derive_seeds(seed: int | tuple[int, ...]) -> tuple[int, int]:
     """Return the seeds of environment and learner for a run's seed (or for several numbers).
 
     Env i of a vector environment plays stream `seed + i`, so neighbouring run seeds would share
-    almost all battles; hashed, they are far apart. `seed + i` stays below 2**32 for 2**16 envs.
+    almost all battles. Hashing moves them far apart. `seed + i` stays below 2**32 for 2**16 envs.
     """
     environment, learner = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
     return environment % (2**32 - 2**16), learner
 
 
 def seed_globals(learner_seed: int) -> None:
-    """Seed the global generators of Python, NumPy and PyTorch: weights, and foreign code."""
+    """Seed the global generators of Python, NumPy and PyTorch, for weights and other libraries."""
     random.seed(learner_seed)
     np.random.seed(learner_seed)  # noqa: NPY002
     torch.manual_seed(learner_seed)
 
 
 def seeded_generator(seed: int, device: str) -> torch.Generator:
-    """Return a generator of a device, seeded."""
+    """Return a seeded generator of a device."""
     generator = torch.Generator(device)
     generator.manual_seed(seed)
     return generator
@@ -45,7 +45,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(state: dict[str, Any]) -> None:
-    """Put back what `random_states` returned."""
+    """Restore the states that `random_states` returned."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002

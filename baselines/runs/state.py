@@ -1,8 +1,8 @@
-"""What a checkpoint keeps of a learner: saved and loaded here, for every learner.
+"""The state of a learner in its checkpoints: saved and loaded here, for every learner.
 
-A learner names its parts, and this module asks each for its state. A part is an object with
+A learner names its parts, and this module asks each part for its state. A part is an object with
 `state_dict` and `load_state_dict`, a generator, a tensor that changes in place, or a dictionary of
-parts. A replay also has a file of its own.
+parts. A replay also has its own file.
 """
 
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ Part = Any
 
 
 class Saved(Protocol):
-    """One seed of a learner, as its checkpoints see it."""
+    """One seed of a learner, with the attributes that its checkpoints need."""
 
     algorithm: str
     counters: tuple[str, ...]  # names of attributes that are whole numbers
-    network: torch.nn.Module  # its weights are what is evaluated later
-    battles: Any  # id, checkpoint, restore
+    network: torch.nn.Module  # `baselines evaluate` uses its weights
+    battles: Any  # has `id`, `checkpoint` and `restore`
     global_step: int
     iteration: int
 
     def parts(self) -> dict[str, Part]:
-        """Return everything that changes in training but weights, battles and counters."""
+        """Return all parts that change in training, except weights, battles and counters."""
 
 
 def save(learner: Saved) -> Checkpoint:
