@@ -447,7 +447,7 @@ def predict_values(agent: Agent, buffer: RolloutBuffer, hidden: Tensor) -> tuple
 
 
 def live_entries(buffer: RolloutBuffer) -> Tensor:
-    """Return (num_steps, num_envs, num_agents) flags: the agent fights, and it is no reset row."""
+    """Return (num_steps, num_envs, num_agents) flags: the agent fights, and the row counts."""
     return buffer.alive[:-1] & buffer.valid[:-1].unsqueeze(-1)
 
 

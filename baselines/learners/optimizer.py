@@ -1,4 +1,4 @@
-"""What all learners do with their optimizers: the learning rate, and the log of the losses."""
+"""Learning rates that fall, and the log of the losses, for all learners."""
 
 from collections.abc import Sequence
 

@@ -8,7 +8,7 @@ and each choice; docs/plasticity.md lists the measurements.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ from baselines.learners.ppo_policy import (
     env_seeds,
     load_policy,
     make_agent,
-    network_weights,
     space_of,
 )
 from baselines.learners.ppo_stack import (
     Moments,
+    Seed,
     SeedHandle,
     Stack,
     block_tests,
@@ -479,87 +479,8 @@ class Ppo:
         )
 
 
-class Seed:
-    """One seed of PPO, as its checkpoints see it: a `runs.state.Saved`.
-
-    Args:
-        group: all seeds.
-        index: of this one.
-    """
-
-    algorithm = "ppo"
-    counters = ("iteration",)
-
-    def __init__(self, group: Ppo, index: int) -> None:
-        self.group, self.index = group, index
-        self.network, self.battles = self, group.env  # its weights, and its environments
-
-    @property
-    def global_step(self) -> int:
-        """Environment steps that the seed has done."""
-        return int(self.group.global_steps[self.index])
-
-    @global_step.setter
-    def global_step(self, value: int) -> None:
-        self.group.global_steps[self.index] = value
-
-    @property
-    def iteration(self) -> int:
-        """Iterations that all seeds have done."""
-        return self.group.iteration
-
-    @iteration.setter
-    def iteration(self, value: int) -> None:
-        self.group.iteration = value
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights, and the statistics that a policy needs beside them."""
-        weights = self.group.stack.agents[self.index].state_dict()
-        statistics = self.group.preprocessor.state_dict(self.index)
-        return {name: value.clone() for name, value in weights.items()} | {
-            f"preprocessor.{name}": value
-            for name, value in statistics.items()
-            if name != "discounted"
-        }
-
-    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        """Restore the weights; statistics are part of `parts`."""
-        self.group.stack.agents[self.index].load_state_dict(network_weights(weights))
-
-    def parts(self) -> dict[str, Any]:
-        """Return everything that changes in training but weights, environments and counters."""
-        group, index = self.group, self.index
-        return {
-            "optimizers": OfSeed(group.moments, index),
-            "generator": group.generators[index],
-            "preprocessor": OfSeed(group.preprocessor, index),
-            "excess": group.trust_regions[index],
-            "interventions": group.plasticity[index],
-        }
-
-
-class OfSeed:
-    """One seed's share of an object that keeps the state of all seeds.
-
-    Args:
-        whole: the object; its `state_dict` and `load_state_dict` take a seed's index first.
-        index: of the seed.
-    """
-
-    def __init__(self, whole: Any, index: int) -> None:
-        self.whole, self.index = whole, index
-
-    def state_dict(self) -> Any:
-        """Return the seed's state."""
-        return self.whole.state_dict(self.index)
-
-    def load_state_dict(self, saved: Any) -> None:
-        """Restore the seed's state."""
-        self.whole.load_state_dict(self.index, saved)
-
-
 def num_iterations(config: PpoConfig) -> int:
-    """Return how many rollouts a run makes."""
+    """Return the number of iterations of a run."""
     return max(1, config.total_steps // (config.num_envs * config.num_steps))
 
 

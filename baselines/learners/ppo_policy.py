@@ -23,8 +23,8 @@ def space_of(config: PpoConfig, env: VectorEnv) -> Distribution:
     """Return the distribution over an environment's actions.
 
     Raises:
-        UsageError: a policy for continuous actions was asked for where actions are discrete, or
-            squashing where they are unbounded.
+        UsageError: the policy is for continuous actions and these are discrete, or it squashes
+            actions that have no bounds.
     """
     if env.discrete:
         if config.policy != "normal":
@@ -42,7 +42,7 @@ def space_of(config: PpoConfig, env: VectorEnv) -> Distribution:
 
 
 def env_seeds(config: PpoConfig, seeds: list[int], iteration: int) -> list[int]:
-    """Return one seed an env; a run that goes on after `iteration` begins other episodes."""
+    """Return one seed per env; a run that is resumed after `iteration` begins other episodes."""
     bases = [derive_seeds(seed if iteration == 0 else (seed, iteration))[0] for seed in seeds]
     bases = [max(base, FIRST_TRAINING_SEED) for base in bases]
     return [base + env for base in bases for env in range(config.num_envs)]
@@ -77,9 +77,9 @@ def make_agent(
 
 
 def check_same_layers(interventions: dict[str, Interventions]) -> None:
-    """Raise `UsageError` where interventions ask for other layers in a trunk that is shared."""
+    """Raise `UsageError` if interventions ask for different layers in a shared trunk."""
     kinds = {
-        name: [type(one) for one in hooks.interventions if "layers" in one.changes]
+        name: [type(hook) for hook in hooks.that_change("layers")]
         for name, hooks in interventions.items()
     }
     if kinds["actor"] != kinds["critic"]:
@@ -91,7 +91,7 @@ def check_same_layers(interventions: dict[str, Interventions]) -> None:
 
 @dataclasses.dataclass
 class Policy:
-    """A trained policy and what it needs to look at an environment."""
+    """A trained policy, with its environment and its view of observations."""
 
     env: VectorEnv
     preprocessor: Preprocessor
@@ -115,7 +115,7 @@ def load_policy(
     Args:
         record: of the run.
         weights: of a checkpoint or snapshot, with the statistics of observations.
-        seeds: one an env.
+        seeds: one per env.
         device: PyTorch device of the networks.
 
     Raises:

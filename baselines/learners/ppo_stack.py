@@ -1,10 +1,10 @@
-"""Several networks of one shape, one for each seed, trained as one.
+"""Several networks of one shape, one per seed, trained as one.
 
-The parameters of all seeds lie in stacked tensors (seeds, *shape), so that a layer of all seeds is
-one batched matrix product. No arithmetic crosses seeds: each gets what it would get alone, bit for
-bit (where MKL multiplies, with the setting of baselines/__init__.py). Every seed also keeps an
-ordinary module whose parameters are views of the stacked ones; probes, interventions, evaluation
-and checkpoints use that.
+The parameters of all seeds are views of stacked tensors (seeds, *shape), so that a layer of all
+seeds is one batched matrix product. No arithmetic crosses seeds: each gets what it would get alone,
+bit for bit (if MKL multiplies, by the setting in baselines/__init__.py). Every seed also keeps an
+ordinary module whose parameters are views of the stacked ones. Probes, interventions, evaluation
+and checkpoints use that module.
 """
 
 import functools
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baselines.learners.ppo_policy import network_weights
 from baselines.networks.single_agent import ActorCritic
 from baselines.networks.stacked import Run, one_by_one, prepared, stacked_layer
 
@@ -35,7 +36,7 @@ class Block:
     Attributes:
         flat: (seeds, numbers) all values, with their gradients in `flat.grad`; for the optimizer.
             Rows are padded with zeros to whole vector registers, since vectorised kernels round
-            what is left over at the end in another way.
+            the numbers left over at the end in another way.
         parameters: by name, (seeds, *shape) leaves that share the memory of `flat`.
     """
 
@@ -69,8 +70,8 @@ class Stack:
     """The agents of several seeds.
 
     Args:
-        agents: one module a seed, equal but for their values.
-        blocks: name of each block to a test of parameter names; every parameter belongs to one.
+        agents: one module per seed, equal but for their values.
+        blocks: name of each block to a test of parameter names; every parameter is in one block.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Stack:
         self.agents = list(agents)
         named = [dict(agent.named_parameters()) for agent in agents]
         self.blocks = {
-            block: Block([{name: p for name, p in one.items() if belongs(name)} for one in named])
+            block: Block([{name: p for name, p in own.items() if belongs(name)} for own in named])
             for block, belongs in blocks.items()
         }
         self.parameters: dict[str, Tensor] = {}
@@ -111,9 +112,9 @@ class Stack:
         return inputs, preactivations[:-1]
 
     def frozen(self, network: str) -> Run:
-        """Return what runs a network's inputs to outputs; quicker, and good until weights change.
+        """Return a function from a network's inputs to its outputs: quicker, without gradient.
 
-        It looks at the stacked weights, so it is right after a change too, but it has no gradient.
+        The function reads the stacked weights, so it follows their changes.
         """
         runs = [prepared(run) for run, _ in self._plans[network]]
         return partial(functools.reduce, lambda inputs, run: run(inputs), runs)
@@ -123,7 +124,7 @@ class Stack:
         return [block for name, block in self.blocks.items() if name in (network, "trunk")]
 
     def _plan(self, network: str) -> list[tuple[Run, bool]]:
-        """Return what runs each layer of a network, and whether its output is a pre-activation."""
+        """Return each layer of a network as a function, and whether it makes pre-activations."""
         layers = getattr(self.agents[0], network)
         return [
             (self._runner(layer, f"{network}.{index}"), isinstance(layer, nn.Linear | nn.Conv2d))
@@ -131,7 +132,7 @@ class Stack:
         ]
 
     def _runner(self, layer: nn.Module, name: str) -> Run:
-        """Return what runs one layer of all seeds at once, or of one after the other."""
+        """Return one layer as a function of all seeds at once, or of one seed after the other."""
         if isinstance(layer, nn.Flatten):
             return partial(torch.flatten, start_dim=2)
         leaves = layer.named_parameters(remove_duplicate=False)
@@ -171,10 +172,10 @@ class SeedHandle:
 
     Args:
         stack: all seeds.
-        seed: which of them.
+        seed: index of the seed.
         network: attribute of its agent.
         optimizers: of the blocks.
-        generator: where interventions draw from.
+        generator: source of the interventions' random numbers.
     """
 
     def __init__(
@@ -274,7 +275,7 @@ class Moments:
 
 
 def block_tests(agent: ActorCritic) -> dict[str, Callable[[str], bool]]:
-    """Return which parameters form a block, by name: actor and critic, or trunk and two heads."""
+    """Return a test of parameter names for each block: actor and critic, or trunk and two heads."""
     critics = {id(parameter) for parameter in agent.critic.parameters()}
     trunk = {name for name, p in agent.named_parameters() if id(p) in critics} - {
         name for name, _ in agent.named_parameters() if name.startswith("critic.")
@@ -284,3 +285,82 @@ def block_tests(agent: ActorCritic) -> dict[str, Callable[[str], bool]]:
         "critic": lambda name: name.startswith("critic."),
     }
     return tests | {"trunk": lambda name: name in trunk} if trunk else tests
+
+
+class Seed:
+    """One seed of PPO, as its checkpoints see it: a `runs.state.Saved`.
+
+    Args:
+        group: all seeds, a `ppo.Ppo`.
+        index: of this seed.
+    """
+
+    algorithm = "ppo"
+    counters = ("iteration",)
+
+    def __init__(self, group: Any, index: int) -> None:
+        self.group, self.index = group, index
+        self.network, self.battles = self, group.env  # its weights, and its environments
+
+    @property
+    def global_step(self) -> int:
+        """Environment steps that the seed has done."""
+        return int(self.group.global_steps[self.index])
+
+    @global_step.setter
+    def global_step(self, value: int) -> None:
+        self.group.global_steps[self.index] = value
+
+    @property
+    def iteration(self) -> int:
+        """Iterations that all seeds have done."""
+        return self.group.iteration
+
+    @iteration.setter
+    def iteration(self, value: int) -> None:
+        self.group.iteration = value
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights, and the statistics that a policy needs beside them."""
+        weights = self.group.stack.agents[self.index].state_dict()
+        statistics = self.group.preprocessor.state_dict(self.index)
+        return {name: value.clone() for name, value in weights.items()} | {
+            f"preprocessor.{name}": value
+            for name, value in statistics.items()
+            if name != "discounted"
+        }
+
+    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
+        """Restore the weights; statistics are part of `parts`."""
+        self.group.stack.agents[self.index].load_state_dict(network_weights(weights))
+
+    def parts(self) -> dict[str, Any]:
+        """Return everything that changes in training but weights, environments and counters."""
+        group, index = self.group, self.index
+        return {
+            "optimizers": OfSeed(group.moments, index),
+            "generator": group.generators[index],
+            "preprocessor": OfSeed(group.preprocessor, index),
+            "excess": group.trust_regions[index],
+            "interventions": group.plasticity[index],
+        }
+
+
+class OfSeed:
+    """One seed's share of an object that keeps the state of all seeds.
+
+    Args:
+        whole: the object; its `state_dict` and `load_state_dict` take a seed's index first.
+        index: of the seed.
+    """
+
+    def __init__(self, whole: Any, index: int) -> None:
+        self.whole, self.index = whole, index
+
+    def state_dict(self) -> Any:
+        """Return the seed's state."""
+        return self.whole.state_dict(self.index)
+
+    def load_state_dict(self, saved: Any) -> None:
+        """Restore the seed's state."""
+        self.whole.load_state_dict(self.index, saved)

@@ -1,4 +1,4 @@
-"""What value-based learners share: exploration, the TD loss, the gradient step, saved agents.
+"""Parts that value-based learners share: exploration, TD loss, gradient step, loading.
 
 QMIX and PQN differ in their experience and in their targets.
 """
