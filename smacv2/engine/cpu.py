@@ -26,7 +26,7 @@ from smacv2.engine.loop import (
     LEAVE_COMMAND,
     RESET_COMMAND,
     STEP_COMMAND,
-    play_step,
+    play_battle,
     run_battle,
     show,
 )
@@ -54,11 +54,17 @@ def run_range(
 
 
 @entry_point
-def simulate_range(first, last, units, world, kinds, rules, cone, actions, mask):
-    """Play battles [first, last) without observing them (for timing)."""
+def simulate_range(
+    first, last, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing, actions,
+    mask,
+):  # fmt: skip
+    """Step battles [first, last) that are not over, without showing them (for timing)."""
     for b in range(first, last):
         if not world[b, OVER]:
-            play_step(units[b], world[b], kinds, rules, cone, mask[b], actions[b])
+            play_battle(
+                STEP_COMMAND, units[b], world[b], sights[b], kinds, rules, teams, points, spiral,
+                cone, pathing, actions[b], mask[b],
+            )  # fmt: skip
 
 
 @entry_point
@@ -110,8 +116,8 @@ class CpuDriver:
 
     def simulate(self, actions: np.ndarray) -> None:
         """Play one step of every battle that is not over, without observing it."""
-        units, world, _ = self._battle
-        self._run(simulate_range, units, world, *self._brief_tables, actions, self._views[2])
+        mask = self.outputs.action_mask
+        self._run(simulate_range, *self._battle, *self._tables, actions, mask)
 
     def show(self) -> None:
         """Observe every battle as it stands."""

@@ -18,31 +18,18 @@ try:
 except ImportError as error:  # pragma: no cover - numba always ships a stub
     raise RuntimeError("device='cuda' needs the extra: pip install 'smacv2-suite[cuda]'") from error
 
-from smacv2.battle import EPISODE, OUTCOME, OUTCOME_TIMEOUT, OVER, STEP, BattleState
-from smacv2.engine.compile import rule
+from smacv2.battle import OUTCOME, OUTCOME_TIMEOUT, OVER, BattleState
 from smacv2.engine.loop import (
     LEAVE_COMMAND,
     RESET_COMMAND,
     STEP_COMMAND,
-    kill_below_level,
-    play_tick,
+    play_battle,
     show,
 )
 from smacv2.engine.observe import observe, write_state
-from smacv2.engine.orders import give_orders, write_mask_row
+from smacv2.engine.orders import write_mask_row
 from smacv2.engine.outputs import Outputs
-from smacv2.engine.reward import decide, remember, scale_reward, set_reward_scale
-from smacv2.engine.spawn import spawn
-from smacv2.engine.tables import (
-    HAS_HEALTH_LEVEL,
-    NUM_AGENTS,
-    OBS_AS_STATE,
-    SHARE_SIGHTS,
-    START_TICKS,
-    TICKS_AFTER_KILL,
-    TICKS_PER_STEP,
-    Tables,
-)
+from smacv2.engine.tables import NUM_AGENTS, OBS_AS_STATE, SHARE_SIGHTS, Tables
 
 THREADS_PER_BLOCK = 128
 """Most threads of a block."""
@@ -65,39 +52,6 @@ def play_battles(
         )  # fmt: skip
         truncated[b] = world[OUTCOME, b] == OUTCOME_TIMEOUT
         terminated[b] = world[OVER, b] != 0 and not truncated[b]
-
-
-@rule
-def play_battle(
-    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing, actions, mask
-):
-    """Step one battle, or reset it if told to or if it is over; return the reward.
-
-    The same as ``play_step`` and ``start_episode``, but both come to one call of the game loop: a
-    second one would nearly double the kernel, and fetching its instructions is what limits it.
-    """
-    steps = command == STEP_COMMAND and world[OVER] == 0
-    if steps:
-        give_orders(unit, world, kinds, rules, cone, mask, actions)
-        ticks = rules[TICKS_PER_STEP]
-    else:
-        if command == STEP_COMMAND:
-            world[EPISODE] += 1
-        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-        set_reward_scale(unit, world, kinds, rules)
-        ticks = rules[START_TICKS]
-    kill_at = ticks - rules[TICKS_AFTER_KILL] if steps and rules[HAS_HEALTH_LEVEL] else -1
-    for tick in range(ticks + 1):
-        if tick == kill_at:
-            kill_below_level(unit, world, kinds, rules)
-        if tick < ticks:
-            play_tick(unit, world, kinds, rules)
-    reward = 0.0
-    if steps:
-        world[STEP] += 1
-        reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
-    remember(unit)
-    return reward
 
 
 def show_agents(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):

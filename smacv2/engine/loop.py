@@ -62,30 +62,50 @@ LEAVE_COMMAND, STEP_COMMAND, RESET_COMMAND = range(3)
 
 
 @rule
-def start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing):
-    """Set up a new battle as it stands when the agents first see it."""
-    spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-    set_reward_scale(unit, world, kinds, rules)
-    for _ in range(rules[START_TICKS]):
-        play_tick(unit, world, kinds, rules)
-    remember(unit)
+def run_battle(
+    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+    actions, obs, state, mask,
+):  # fmt: skip
+    """Play one battle as ``play_battle`` does, then show it; return the reward."""
+    reward = play_battle(
+        command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+        actions, mask,
+    )  # fmt: skip
+    show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask)
+    return reward
 
 
 @rule
-def play_step(unit, world, kinds, rules, cone, mask, actions):
-    """Play one environment step; return its reward."""
-    give_orders(unit, world, kinds, rules, cone, mask, actions)
-    first_ticks = rules[TICKS_PER_STEP]
-    if rules[HAS_HEALTH_LEVEL]:
-        first_ticks -= rules[TICKS_AFTER_KILL]
-    for _ in range(first_ticks):
-        play_tick(unit, world, kinds, rules)
-    if rules[HAS_HEALTH_LEVEL]:
-        kill_below_level(unit, world, kinds, rules)
-        for _ in range(rules[TICKS_AFTER_KILL]):
+def play_battle(
+    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+    actions, mask,
+):  # fmt: skip
+    """Step one battle, or reset it if told to or if it is over (NEXT_STEP); return the reward.
+
+    A reset plays ticks too, as agents first see a battle after ``START_TICKS`` of them. Both cases
+    share one call of ``play_tick``: a second one would nearly double the CUDA kernel, whose speed
+    is limited by fetching instructions.
+    """
+    steps = command == STEP_COMMAND and world[OVER] == 0
+    if steps:
+        give_orders(unit, world, kinds, rules, cone, mask, actions)
+        ticks = rules[TICKS_PER_STEP]
+    else:
+        if command == STEP_COMMAND:
+            world[EPISODE] += 1
+        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
+        set_reward_scale(unit, world, kinds, rules)
+        ticks = rules[START_TICKS]
+    kill_at = ticks - rules[TICKS_AFTER_KILL] if steps and rules[HAS_HEALTH_LEVEL] else -1
+    for tick in range(ticks + 1):
+        if tick == kill_at:
+            kill_below_level(unit, world, kinds, rules)
+        if tick < ticks:
             play_tick(unit, world, kinds, rules)
-    world[STEP] += 1
-    reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
+    reward = 0.0
+    if steps:
+        world[STEP] += 1
+        reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
     remember(unit)
     return reward
 
@@ -220,20 +240,3 @@ def show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask):
     write_mask(unit, kinds, rules, cone, pathing, mask)
     observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs)
     write_state(unit, world, kinds, rules, cone, obs, state)
-
-
-@rule
-def run_battle(
-    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
-    actions, obs, state, mask,
-):  # fmt: skip
-    """Step one battle, or reset it if told to or if it is over (NEXT_STEP); return the reward."""
-    reward = 0.0
-    if command == STEP_COMMAND and not world[OVER]:
-        reward = play_step(unit, world, kinds, rules, cone, mask, actions)
-    else:
-        if command == STEP_COMMAND:
-            world[EPISODE] += 1
-        start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-    show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask)
-    return reward
