@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -36,28 +36,11 @@ class UsageError(ValueError):
     """Bad input: the command prints its one line and exits with status 2."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Reads options; a mistake is a `UsageError` instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
-        raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", message))
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options; unknown ones are named before anything else is missed."""
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        for argument in arguments:
-            name = argument.partition("=")[0]
-            if name.startswith("--") and name not in known:
-                raise UsageError(unknown("option", name, known))
-        return self.parse_args(arguments)
-
-
 class Command(NamedTuple):
     """A subcommand."""
 
     summary: str
-    add_options: Callable[[Parser], None]
+    add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
 
 
@@ -90,16 +73,40 @@ def dispatch(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(unknown("command", name, COMMANDS))
-    command = COMMANDS[name]
-    parser = Parser(prog=f"ppo-plasticity {name}", description=command.summary, allow_abbrev=False)
-    command.add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
     try:
-        return command.run(parser.read(rest))
+        return COMMANDS[name].run(read_options(name, rest))
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
+
+
+def read_options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a subcommand.
+
+    Raises:
+        UsageError: an option is unknown, or its value is wrong.
+    """
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"ppo-plasticity {name}",
+        description=command.summary,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    command.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name}: {error.message}") from error
+    strange = [argument.partition("=")[0] for argument in rest if argument.startswith("-")]
+    if strange:
+        known = re.findall(r"--[\w-]+", parser.format_usage())
+        raise UsageError(unknown("option", strange[0], known))
+    if rest:
+        raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def overview() -> str:
@@ -112,7 +119,7 @@ def overview() -> str:
 # --- toy -----------------------------------------------------------------------------------------
 
 
-def toy_options(parser: Parser) -> None:
+def toy_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `toy`."""
     parser.add_argument(
         "--figure",
@@ -173,21 +180,21 @@ def draw_or_explain(draw: Callable[[], None], path: str) -> None:
 # --- capacity ------------------------------------------------------------------------------------
 
 
-def capacity_options(parser: Parser) -> None:
+def capacity_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `capacity`."""
     add = parser.add_argument
     add(
         "folder",
-        help="holds the state dicts, *.pt or *.safetensors, or step_*/policy.safetensors as the"
-        " checkpoints/ of a run does; read in the order of names",
+        nargs="?",
+        help="state dicts, *.pt or *.safetensors, or the checkpoints/ of a run with"
+        " step_*/policy.safetensors; read in the order of names (required)",
     )
+    add("--network", metavar="MODULE:FACTORY", help="function that returns the network (required)")
     add(
-        "--network",
-        required=True,
-        metavar="MODULE:FACTORY",
-        help="function that returns the network",
+        "--observations",
+        metavar="FILE.npy",
+        help="array (rows, ...) of any real dtype (required)",
     )
-    add("--observations", required=True, metavar="FILE.npy", help="(rows, ...), of any real dtype")
     add("--loss", default="categorical", help=f"{', '.join(LOSSES)} {DEFAULT}")
     add("--prefix", default="", help="take only entries that start so, without it, e.g. actor.")
     add(
@@ -211,7 +218,11 @@ def capacity_options(parser: Parser) -> None:
 
 
 def capacity_command(options: argparse.Namespace) -> int:
-    """Measure every checkpoint of a folder and print a row for each of them and each target."""
+    """Measure every checkpoint of a folder; print a row per checkpoint and target."""
+    required = {"folder": "folder", "network": "--network", "observations": "--observations"}
+    missing = [shown for name, shown in required.items() if getattr(options, name) is None]
+    if missing:
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}")
     folder = Path(options.folder)
     paths = checkpoints(folder)
     if options.loss not in LOSSES:
@@ -383,7 +394,7 @@ def statistics(result: "CapacityResult") -> dict[str, float]:
 # --- interventions -------------------------------------------------------------------------------
 
 
-def no_options(parser: Parser) -> None:
+def no_options(parser: argparse.ArgumentParser) -> None:
     """Add nothing."""
 
 

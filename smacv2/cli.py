@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smacv2.options import OptionError
 from smacv2.registration import environment_id
@@ -22,38 +22,13 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "cuda")
 POLICIES = ("random", "stop", "nearest")
+MAX_ENVS, MAX_THREADS = 2**20, 1024  # as in gymnasium_env, which is slow to import
 MAX_SEED = 2**32
 DEFAULT = "(default: %(default)s)"
 
 
 class UsageError(ValueError):
     """Bad input: the command prints its one line and exits with status 2."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Reads options; a mistake is a ``UsageError`` instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
-        raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", message))
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options; unknown ones are named before anything else is missed."""
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        for argument in arguments:
-            name = argument.partition("=")[0]
-            if name.startswith("--") and name not in known:
-                self.refuse("option", name, known)
-        options, unknown = self.parse_known_args(arguments)
-        if unknown:
-            self.refuse("argument", unknown[0], known)
-        return options
-
-    def refuse(self, kind: str, name: str, known: Sequence[str]) -> NoReturn:
-        """Raise for something that the command does not take."""
-        raise UsageError(
-            f"unknown {kind} {name}{did_you_mean(name, known)} (allowed: {', '.join(known)})"
-        )
 
 
 # --- Values --------------------------------------------------------------------------------------
@@ -112,7 +87,7 @@ def scenario(text: str) -> str:
 # --- Commands ------------------------------------------------------------------------------------
 
 
-def list_options(parser: Parser) -> None:
+def list_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``smacv2 list``."""
 
 
@@ -144,12 +119,17 @@ def list_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def speed_options(parser: Parser) -> None:
+def speed_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``smacv2 speed``."""
     add = parser.add_argument
     add("--scenario", type=scenario, default="terran_10_vs_10", help=f"name or TOML file {DEFAULT}")
-    add("--num-envs", type=whole_number(1), default=1024, help=f"battles at once {DEFAULT}")
-    add("--threads", type=whole_number(1, 4096), help="CPU threads (default: every core)")
+    add(
+        "--num-envs",
+        type=whole_number(1, MAX_ENVS),
+        default=1024,
+        help=f"battles at once {DEFAULT}",
+    )
+    add("--threads", type=whole_number(1, MAX_THREADS), help="CPU threads (default: every core)")
     add("--device", type=one_of(DEVICES), default="cpu", help=f"cpu or cuda {DEFAULT}")
     add("--seconds", type=duration, default=5.0, help=f"timed, in five repeats {DEFAULT}")
 
@@ -196,10 +176,10 @@ def describe_speed(speed: "Speed") -> str:
     )
 
 
-def play_options(parser: Parser) -> None:
+def play_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``smacv2 play``."""
     add = parser.add_argument
-    add("--scenario", type=scenario, required=True, help="name or TOML file")
+    add("--scenario", type=scenario, help="name or TOML file (required)")
     add(
         "--policy",
         type=one_of(POLICIES),
@@ -217,6 +197,8 @@ def play_options(parser: Parser) -> None:
 
 def play_command(options: argparse.Namespace) -> int:
     """Print what a scripted policy is worth."""
+    if options.scenario is None:
+        raise UsageError("--scenario is required")
     from smacv2.play import play
 
     result: dict[str, Any] = play(
@@ -238,7 +220,7 @@ def play_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def doctor_options(parser: Parser) -> None:
+def doctor_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``smacv2 doctor``."""
 
 
@@ -261,7 +243,7 @@ class Command(NamedTuple):
     """A subcommand: what it does, its options, and the function that returns the exit status."""
 
     summary: str
-    add_options: Callable[[Parser], None]
+    add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
 
 
@@ -306,19 +288,43 @@ def dispatch(arguments: Sequence[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        allowed = ", ".join(COMMANDS)
-        hint = did_you_mean(name, COMMANDS)
-        raise UsageError(f'unknown command "{name}"{hint} (allowed: {allowed})')
-    command = COMMANDS[name]
-    parser = Parser(prog=f"smacv2 {name}", description=command.summary, allow_abbrev=False)
-    command.add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+        raise unknown(f'command "{name}"', name, COMMANDS)
     try:
-        return command.run(parser.read(rest))
+        return COMMANDS[name].run(read_options(name, rest))
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
+
+
+def read_options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a subcommand.
+
+    Raises:
+        UsageError: An option is unknown, or its value is wrong.
+    """
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"smacv2 {name}", description=command.summary, allow_abbrev=False, exit_on_error=False
+    )
+    command.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name}: {error.message}") from error
+    if rest:
+        given, known = rest[0].partition("=")[0], re.findall(r"--[\w-]+", parser.format_usage())
+        kind = "option" if given.startswith("-") else "argument"
+        raise unknown(f"{kind} {given}", given, known)
+    return options
+
+
+def unknown(what: str, name: str, allowed: Iterable[str]) -> UsageError:
+    """Return the error for a name that does not exist; it suggests the nearest allowed name."""
+    names = list(allowed)
+    hint = did_you_mean(name, names)
+    return UsageError(f"unknown {what}{hint} (allowed: {', '.join(names)})")
 
 
 def overview() -> str:
