@@ -183,15 +183,9 @@ def compile_kernels(_: Report) -> Report:
 def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], Any], np.ndarray]:
     """Return a driver whose battles live on the GPU, a function that draws actions, the rules."""
     import torch
-    from numba import cuda
 
-    loaded = load_scenario(scenario)
-    backend = EngineBackend(loaded, loaded.options, num_envs, device="cuda")
+    backend = reset(scenario, num_envs, "cuda")
     driver = backend.driver
-    world = np.zeros(driver.arrays["world"].shape, np.int32)
-    world[0] = np.arange(num_envs)
-    driver.arrays["world"].copy_to_device(world)
-    driver.launch(cuda.to_device(np.full(num_envs, 2, np.int8)))
     mask = torch.as_tensor(driver.arrays["action_mask"], device="cuda")
     actions = torch.as_tensor(driver.arrays["actions"], device="cuda")
 

@@ -1,4 +1,4 @@
-"""The state of a batch of battles, and the protocol that every backend fulfils.
+"""The state and outputs of a batch of battles, and the protocol that every backend fulfils.
 
 All battle state lives in three integer blocks, the battle axis first:
 
@@ -15,10 +15,12 @@ tick is one game loop, 1/16 game second.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
+
+from smacv2.layout import Layout
 
 UNIT_FIELDS = {
     "unit_type": "index into units.toml (alphabetical)",
@@ -89,7 +91,7 @@ WORD_BITS = 31
 WORLD_FIELDS = {
     "seed_low": "low 32 bits of the battle's seed",
     "seed_high": "high 32 bits of the battle's seed",
-    "episode": "episodes started since the seed was set, minus one",
+    "episode": "episodes started since the seed was set, minus one: -1 before the first",
     "tick": "game loops played in this episode",
     "step": "environment steps played in this episode",
     "trigger_phase": "tick modulo the trigger period at which idle enemies are re-ordered",
@@ -136,6 +138,22 @@ def touched_words(num_agents: int, num_enemies: int) -> int:
     return -(-max(num_agents, num_enemies) // WORD_BITS)
 
 
+def set_seeds(world: np.ndarray, chosen: np.ndarray, seeds: np.ndarray) -> None:
+    """Set the seeds of chosen battles, so that their next episode is episode 0.
+
+    Args:
+        world: ``(num_envs, len(WORLD_FIELDS))`` int32.
+        chosen: ``(num_envs,)`` bool.
+        seeds: ``(num_envs,)``, of any integer dtype.
+    """
+    words = np.ascontiguousarray(seeds.astype(np.uint64)).view(np.uint32).reshape(-1, 2)
+    world[chosen, SEED_LOW] = words[chosen, 0].view(np.int32)
+    world[chosen, SEED_HIGH] = words[chosen, 1].view(np.int32)
+    world[chosen, EPISODE] = -1
+    world[chosen, FINISHED] = 0
+    world[chosen, FIRST_MAX_REWARD] = 0
+
+
 @dataclass(frozen=True)
 class BattleState:
     """A batch of battles as three integer blocks (see the module's docstring).
@@ -171,24 +189,85 @@ _UNIT_ROW = {name: row for row, name in enumerate(UNIT_FIELDS)}
 _WORLD_COLUMN = {name: column for column, name in enumerate(WORLD_FIELDS)}
 
 
-class Backend(Protocol):
-    """What plays the battles: the embedded engine or StarCraft II."""
+@dataclass(frozen=True)
+class Outputs:
+    """What agents and learners read: allocated once, and overwritten by every step and reset."""
 
-    state: BattleState
+    obs: np.ndarray  # (num_envs, num_agents, obs_size) float32
+    state: np.ndarray  # (num_envs, state_size) float32
+    action_mask: np.ndarray  # (num_envs, num_agents, num_actions) int8
+    reward: np.ndarray  # (num_envs,) float32
+    terminated: np.ndarray  # (num_envs,) bool
+    truncated: np.ndarray  # (num_envs,) bool
+
+    @classmethod
+    def empty(cls, num_envs: int, layout: Layout) -> "Outputs":
+        """Return zeroed arrays for a batch."""
+        agents = layout.num_agents
+        return cls(
+            obs=np.zeros((num_envs, agents, layout.obs_size), np.float32),
+            state=np.zeros((num_envs, layout.state_size), np.float32),
+            action_mask=np.zeros((num_envs, agents, layout.num_actions), np.int8),
+            reward=np.zeros(num_envs, np.float32),
+            terminated=np.zeros(num_envs, np.bool_),
+            truncated=np.zeros(num_envs, np.bool_),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Backend(Protocol):
+    """A batch of battles that can be played: in the embedded engine, or in StarCraft II.
+
+    Environments, scripted policies and `smacv2 play` use nothing else of a backend, so whatever
+    fulfils this protocol can stand in for the engine. All arrays are in host memory; they are
+    current after every call below.
+    """
 
     @property
-    def fingerprint(self) -> Mapping[str, str | int]:
+    def layout(self) -> Layout:
+        """Sizes, offsets and names of observations, state and actions."""
+
+    @property
+    def state(self) -> BattleState:
+        """The battles. The environment reads health, outcome, counts of losses and ``over``."""
+
+    @property
+    def outputs(self) -> Outputs:
+        """The arrays that every reset and step overwrites."""
+
+    @property
+    def fingerprint(self) -> dict[str, str | int]:
         """Everything that decides results: engine version, scenario hash, options, device class."""
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray | None) -> None:
         """Start new battles where ``mask`` ``(num_envs,)`` bool is set.
 
-        ``seeds`` ``(num_envs,)`` uint64 starts episode 0 of those seeds; None goes on to the next
-        episode of each battle's own seed.
+        Args:
+            mask: The battles to reset; the others are left as they are.
+            seeds: ``(num_envs,)`` uint64, to start episode 0 of these seeds; None starts the next
+                episode of each battle's own seed.
         """
 
     def step(self, actions: np.ndarray) -> None:
-        """Play one environment step with ``actions`` ``(num_envs, num_agents)``."""
+        """Play one step of every battle; a battle that is over is reset instead (NEXT_STEP).
+
+        Args:
+            actions: ``(num_envs, num_agents)`` int32, contiguous.
+        """
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """Return copies of everything that ``restore`` needs to continue bit for bit."""
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Continue from a ``checkpoint`` of a backend with the same scenario and options.
+
+        Raises:
+            ValueError: The checkpoint is of another game, or an array is missing or has another
+                shape; nothing has been changed.
+        """
 
     def close(self) -> None:
         """Release threads, processes and devices."""

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from smacv2 import TRAINING_SEEDS
-from smacv2.battle import OUTCOME_DRAWN, OUTCOME_WON
+from smacv2.battle import OUTCOME_DRAWN, OUTCOME_WON, Backend
 from smacv2.options import Options
 from smacv2.scenario import MAX_EPISODE_LIMIT, Scenario, load_scenario
 from smacv2.schema import did_you_mean
@@ -39,6 +39,15 @@ class IllegalAction(ValueError):
 
 class ResetNeeded(RuntimeError):
     """A step in a battle that has not been reset, or is over."""
+
+
+def make_backend(
+    scenario: Scenario, options: Options, num_envs: int, *, device: str, num_threads: int | None
+) -> Backend:
+    """Return the embedded engine, whose compiler is imported when the first battle needs it."""
+    from smacv2.engine.backend import EngineBackend
+
+    return EngineBackend(scenario, options, num_envs, device=device, num_threads=num_threads)
 
 
 class SMACv2VectorEnv(VectorEnv):
@@ -128,11 +137,9 @@ class SMACv2VectorEnv(VectorEnv):
         num_envs = _whole("num_envs", num_envs, MAX_ENVS)
         if num_threads is not None:
             num_threads = _whole("num_threads", num_threads, MAX_THREADS)
-        from smacv2.engine.backend import EngineBackend
-
         self.scenario = scenario
         self.options: Options = scenario.options.replace(**options)
-        self.backend = EngineBackend(
+        self.backend: Backend = make_backend(
             scenario, self.options, num_envs, device=device, num_threads=num_threads
         )
         self.num_envs = num_envs
@@ -167,8 +174,7 @@ class SMACv2VectorEnv(VectorEnv):
     @property
     def buffers(self) -> dict[str, np.ndarray]:
         """The arrays that every step overwrites; ``torch.from_dlpack`` shares their memory."""
-        outputs = self.backend.outputs
-        return {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+        return self.backend.outputs.arrays()
 
     def reset(
         self,
@@ -297,43 +303,18 @@ class SMACv2VectorEnv(VectorEnv):
         return allowed
 
     def checkpoint(self) -> dict[str, np.ndarray]:
-        """Return copies of everything that ``restore`` needs to go on bit for bit."""
-        arrays = {name: array.copy() for name, array in self._memory().items()}
-        return {**arrays, "game": self._game()}
+        """Return copies of everything that ``restore`` needs to continue bit for bit."""
+        return self.backend.checkpoint()
 
     def restore(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Go back to a ``checkpoint`` of an environment with the same scenario and options.
+        """Continue from a ``checkpoint`` of an environment with the same scenario and options.
 
         Raises:
-            ValueError: It is of another game, or an array is missing or has another shape; nothing
-                has been changed.
+            ValueError: The checkpoint is of another game, or an array is missing or has another
+                shape; nothing has been changed.
         """
-        if "game" not in saved or not np.array_equal(saved["game"], self._game()):
-            raise ValueError(
-                f"checkpoint: it belongs to another scenario, other options or another engine "
-                f"version than {self.scenario.name} here"
-            )
-        memory = self._memory()
-        for name, target in memory.items():
-            shape = saved[name].shape if name in saved else None
-            if shape != target.shape:
-                raise ValueError(f"checkpoint: {name} must have shape {target.shape}, not {shape}")
-        for name, target in memory.items():
-            target[...] = saved[name]
-        self.backend.driver.upload()
+        self.backend.restore(saved)
         self._seeded = True
-
-    def _memory(self) -> dict[str, np.ndarray]:
-        """Return every array that a step may change, by name."""
-        state = self.backend.state
-        blocks = {"units": state.units, "world": state.world, "sights": state.sights}
-        return {**blocks, **self.buffers}
-
-    def _game(self) -> np.ndarray:
-        """Return what a checkpoint must share with the environment it is restored in, as bytes."""
-        keys = ("engine_version", "scenario_hash", "options_hash")
-        text = " ".join(str(self.fingerprint[key]) for key in keys)
-        return np.frombuffer(text.encode(), np.uint8).copy()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Release threads or the device."""

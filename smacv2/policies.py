@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from smacv2.engine.orders import EAST, NO_OP, NORTH, SOUTH, STOP, WEST
-from smacv2.engine.tables import K_HEALS, K_HEALTH, K_SHOOT
+from smacv2.engine.tables import K_HEALS, K_HEALTH, K_SHOOT, Tables
 from smacv2.gymnasium_env import SMACv2VectorEnv
 
 NOBODY = -1
@@ -71,21 +71,21 @@ class NearestPolicy:
 
     def __init__(self, envs: SMACv2VectorEnv, seed: int = 0):
         self._envs = envs
+        self._kinds = Tables.build(envs.scenario, envs.options, envs.layout).kinds
         self._targets = np.full((envs.num_envs, envs.num_agents), NOBODY)
 
     def act(self) -> np.ndarray:
         """Return an action for every agent."""
         state, agents = self._envs.backend.state, self._envs.num_agents
-        kinds = self._envs.backend.tables.kinds
         own_kind = state.unit_type[:, :agents]
-        heals = kinds[own_kind, K_HEALS] != 0  # (num_envs, num_agents)
+        heals = self._kinds[own_kind, K_HEALS] != 0  # (num_envs, num_agents)
         self._targets[state.step == 0] = NOBODY
         self._choose(heals, self._candidates(heals))
         # As indices into the units; whoever has no target aims at unit 0 for the moment.
         aimed = np.where(heals | (self._targets < 0), 0, agents) + np.maximum(self._targets, 0)
         dx = np.take_along_axis(state.x, aimed, axis=1) - state.x[:, :agents]
         dy = np.take_along_axis(state.y, aimed, axis=1) - state.y[:, :agents]
-        reach = kinds[own_kind, K_SHOOT].astype(np.int64)
+        reach = self._kinds[own_kind, K_SHOOT].astype(np.int64)
         near = _squared(dx, dy) <= reach**2
         return self._actions(near, dx, dy)
 
@@ -95,7 +95,7 @@ class NearestPolicy:
         Targets are enemies for those that fight and allies for those that heal.
         """
         state, agents = self._envs.backend.state, self._envs.num_agents
-        full = self._envs.backend.tables.kinds[state.unit_type[:, :agents], K_HEALTH]
+        full = self._kinds[state.unit_type[:, :agents], K_HEALTH]
         health = state.health
         hurt = (health[:, :agents] > 0) & (health[:, :agents] < full) & ~heals
         allies, enemies = self._padded(hurt), self._padded(health[:, agents:] > 0)

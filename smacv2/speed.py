@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smacv2.engine.backend import EngineBackend
 from smacv2.engine.cpu import CpuDriver
 from smacv2.gymnasium_env import SMACv2VectorEnv
 from smacv2.policies import random_legal
@@ -108,13 +109,6 @@ def measure(
     )
 
 
-def _launch(driver: "CudaDriver") -> None:
-    from numba import cuda
-
-    driver.launch()
-    cuda.synchronize()  # type: ignore[no-untyped-call]
-
-
 def _chooser(envs: SMACv2VectorEnv) -> Iterator[np.ndarray]:
     """Yield random legal actions for the battles as they stand."""
     mask = envs.buffers["action_mask"]
@@ -146,28 +140,41 @@ def _repeat(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float)
 def _step(envs: SMACv2VectorEnv, actions: np.ndarray) -> float:
     """Play one step and return its seconds.
 
-    On CUDA the battles stay on the device, as for a learner there; that the actions are chosen on
-    the host is not timed.
+    On CUDA the battles stay on the device, as for a learner there, and only the kernels are timed:
+    the copies around them let the host choose the next actions.
     """
-    driver, state = envs.backend.driver, envs.backend.state
-    if isinstance(driver, CpuDriver):
-        return _timed(driver.step, actions)
+    backend, driver = envs.backend, _driver(envs)
+    if driver is None or isinstance(driver, CpuDriver):
+        return _timed(backend.step, actions)
     driver.arrays["actions"].copy_to_device(np.ascontiguousarray(actions.T))
     spent = _timed(_launch, driver)
     mask = driver.arrays["action_mask"].copy_to_host()
-    envs.backend.outputs.action_mask[...] = np.moveaxis(mask, -1, 0)
-    state.world[...] = driver.arrays["world"].copy_to_host().T
+    backend.outputs.action_mask[...] = np.moveaxis(mask, -1, 0)
+    backend.state.world[...] = driver.arrays["world"].copy_to_host().T
     return spent
+
+
+def _driver(envs: SMACv2VectorEnv) -> "CpuDriver | CudaDriver | None":
+    """Return the embedded engine's driver; None if another backend plays the battles."""
+    return envs.backend.driver if isinstance(envs.backend, EngineBackend) else None
+
+
+def _launch(driver: "CudaDriver") -> None:
+    """Run both kernels of a step to their end."""
+    from numba import cuda
+
+    driver.launch()
+    cuda.synchronize()  # type: ignore[no-untyped-call]
 
 
 def _stages(
     envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float
 ) -> dict[str, float]:
-    """Return microseconds per environment step of each stage; none on CUDA, which fuses them.
+    """Return microseconds per environment step of each stage; empty unless the CPU driver plays.
 
     The stages are compiled apart from the whole step, which takes a while the first time.
     """
-    driver = envs.backend.driver
+    driver = _driver(envs)
     if not isinstance(driver, CpuDriver):
         return {}
     driver.simulate(next(choose))
@@ -182,7 +189,7 @@ def _stages(
         observe += _timed(driver.show)
         over = envs.backend.state.over != 0
         if over.any():
-            envs.backend.reset(over)
+            envs.backend.reset(over, None)
     return {"simulate": 1e6 * simulate / max(simulated, 1), "observe": 1e6 * observe / shown}
 
 

@@ -11,15 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from smacv2.battle import (
-    EPISODE,
-    FINISHED,
-    FIRST_MAX_REWARD,
     OUTCOME,
     OUTCOME_TIMEOUT,
     OVER,
-    SEED_HIGH,
-    SEED_LOW,
     BattleState,
+    Outputs,
+    set_seeds,
 )
 from smacv2.engine.compile import entry_point
 from smacv2.engine.loop import (
@@ -30,7 +27,6 @@ from smacv2.engine.loop import (
     run_battle,
     show,
 )
-from smacv2.engine.outputs import Outputs
 from smacv2.engine.tables import Tables
 
 UNITS_PER_CHUNK = 160
@@ -102,8 +98,10 @@ class CpuDriver:
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
 
-    def reset(self, chosen: np.ndarray) -> None:
-        """Start new battles where ``chosen`` ``(num_envs,)`` bool is set."""
+    def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
+        """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""
+        if seeds is not None:
+            set_seeds(self.state.world, chosen, seeds)
         self._play(np.where(chosen, RESET_COMMAND, LEAVE_COMMAND).astype(np.int8), self._no_actions)
 
     def step(self, actions: np.ndarray) -> None:
@@ -124,7 +122,10 @@ class CpuDriver:
         self._run(show_range, *self._battle, *self._brief_tables, self._pathing, *self._views)
 
     def upload(self) -> None:
-        """Do nothing: the host's battles are the only ones (the CUDA driver has copies)."""
+        """Do nothing: the host's arrays are the only ones (the CUDA driver has copies)."""
+
+    def download(self) -> None:
+        """Do nothing, for the same reason."""
 
     def close(self) -> None:
         """Stop the threads."""
@@ -152,13 +153,3 @@ class CpuDriver:
             self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="smacv2")
             self._pool_pid = os.getpid()
         return self._pool
-
-
-def set_seeds(world: np.ndarray, chosen: np.ndarray, seeds: np.ndarray) -> None:
-    """Set the seeds of the chosen battles and go back to episode 0."""
-    words = np.ascontiguousarray(seeds.astype(np.uint64)).view(np.uint32).reshape(-1, 2)
-    world[chosen, SEED_LOW] = words[chosen, 0].view(np.int32)
-    world[chosen, SEED_HIGH] = words[chosen, 1].view(np.int32)
-    world[chosen, EPISODE] = 0
-    world[chosen, FINISHED] = 0
-    world[chosen, FIRST_MAX_REWARD] = 0

@@ -18,7 +18,7 @@ try:
 except ImportError as error:  # pragma: no cover - numba always ships a stub
     raise RuntimeError("device='cuda' needs the extra: pip install 'smacv2-suite[cuda]'") from error
 
-from smacv2.battle import OUTCOME, OUTCOME_TIMEOUT, OVER, BattleState
+from smacv2.battle import OUTCOME, OUTCOME_TIMEOUT, OVER, BattleState, Outputs, set_seeds
 from smacv2.engine.loop import (
     LEAVE_COMMAND,
     RESET_COMMAND,
@@ -28,7 +28,6 @@ from smacv2.engine.loop import (
 )
 from smacv2.engine.observe import observe, write_state
 from smacv2.engine.orders import write_mask_row
-from smacv2.engine.outputs import Outputs
 from smacv2.engine.tables import NUM_AGENTS, OBS_AS_STATE, SHARE_SIGHTS, Tables
 
 THREADS_PER_BLOCK = 128
@@ -88,9 +87,10 @@ def kernel(function: Callable[..., None]) -> Any:
 class CudaDriver:
     """Runs the rules on arrays in device memory.
 
-    ``reset`` and ``step`` copy the battles to host memory, as NumPy users expect. Learners on the
-    same device write actions into ``arrays["actions"]``, call ``launch``, and read the
-    other ``arrays`` in place (``torch.as_tensor`` shares their memory; the battle axis is last).
+    The device's ``arrays`` are always current, with the battle axis last. ``reset`` and ``step``
+    also copy them to host memory, as NumPy users expect. Learners on the same device write
+    ``arrays["actions"]``, call ``launch``, and read the other ``arrays`` in place
+    (``torch.as_tensor`` shares their memory); the host's copy is then outdated until ``download``.
 
     Raises:
         RuntimeError: There is no usable GPU.
@@ -123,15 +123,17 @@ class CudaDriver:
             )
         )  # fmt: skip
         self.arrays: dict[str, Any] = {
-            name: cuda.device_array((*host.shape[1:], num_envs), host.dtype)
-            for name, host in self._hosts.items()
+            name: cuda.to_device(_battle_last(host)) for name, host in self._hosts.items()
         }
         self.arrays["actions"] = cuda.device_array((num_agents, num_envs), np.int32)
         self._all_step = cuda.to_device(np.full(num_envs, STEP_COMMAND, np.int8))
 
-    def reset(self, chosen: np.ndarray) -> None:
-        """Start new battles where ``chosen`` ``(num_envs,)`` bool is set."""
-        self.upload()
+    def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
+        """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""
+        if seeds is not None:
+            world = self.arrays["world"].copy_to_host()
+            set_seeds(world.T, chosen, seeds)
+            self.arrays["world"].copy_to_device(world)
         commands = np.where(chosen, RESET_COMMAND, LEAVE_COMMAND).astype(np.int8)
         self.launch(cuda.to_device(commands))
         self.download()
@@ -177,12 +179,12 @@ class CudaDriver:
         )  # fmt: skip
 
     def upload(self) -> None:
-        """Copy the host's battles to the device."""
+        """Copy the host's arrays to the device."""
         for name, host in self._hosts.items():
             self.arrays[name].copy_to_device(_battle_last(host))
 
     def download(self) -> None:
-        """Copy the device's battles to the host, waiting for the kernels."""
+        """Copy the device's arrays to the host, waiting for the kernels."""
         for name, host in self._hosts.items():
             host[...] = np.moveaxis(self.arrays[name].copy_to_host(), -1, 0)
 

@@ -58,7 +58,7 @@ from smacv2.engine.tables import (
 from smacv2.engine.weapons import fight, heal
 
 LEAVE_COMMAND, STEP_COMMAND, RESET_COMMAND = range(3)
-"""What ``run_battle`` is told to do with a battle: nothing, one step, a new episode."""
+"""What ``run_battle`` is told to do with a battle: nothing, one step, its next episode."""
 
 
 @rule
@@ -91,8 +91,7 @@ def play_battle(
         give_orders(unit, world, kinds, rules, cone, mask, actions)
         ticks = rules[TICKS_PER_STEP]
     else:
-        if command == STEP_COMMAND:
-            world[EPISODE] += 1
+        world[EPISODE] += 1
         spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
         set_reward_scale(unit, world, kinds, rules)
         ticks = rules[START_TICKS]
