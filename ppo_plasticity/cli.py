@@ -1,7 +1,7 @@
 """The `ppo-plasticity` command: toy problem, capacity of checkpoints, list of interventions.
 
-Nothing heavy is imported before the options have been read. Bad input is answered with one line
-that names the nearest match, and exit status 2.
+Nothing heavy is imported before the options have been read. Bad input leads to exit status 2 and
+one line with the nearest match.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DEFAULT = "(default: %(default)s)"
 
 
 class UsageError(ValueError):
-    """Bad input: the command prints its one line and exits with status 2."""
+    """Bad input: the command prints the message and exits with status 2."""
 
 
 class Command(NamedTuple):
@@ -65,7 +65,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     """Read the options of the named subcommand and run it.
 
     Raises:
-        UsageError: a name, an option or its value is wrong.
+        UsageError: A name, an option or its value is wrong.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
@@ -85,7 +85,7 @@ def read_options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options of a subcommand.
 
     Raises:
-        UsageError: an option is unknown, or its value is wrong.
+        UsageError: An option is unknown, or its value is wrong.
     """
     command = COMMANDS[name]
     parser = argparse.ArgumentParser(
@@ -125,7 +125,7 @@ def toy_options(parser: argparse.ArgumentParser) -> None:
         "--figure",
         default="toy.png",
         metavar="PATH",
-        help=f'where to draw, "" for nowhere {DEFAULT}',
+        help=f'file of the figure, "" for no figure {DEFAULT}',
     )
 
 
@@ -162,10 +162,10 @@ def toy_command(options: argparse.Namespace) -> int:
 
 
 def draw_or_explain(draw: Callable[[], None], path: str) -> None:
-    """Draw a figure; say in one line where it is or why there is none.
+    """Draw a figure; print one line that names its file, or the package that is missing.
 
     Raises:
-        UsageError: it cannot be written there.
+        UsageError: The figure cannot be written to `path`.
     """
     try:
         draw()
@@ -196,14 +196,14 @@ def capacity_options(parser: argparse.ArgumentParser) -> None:
         help="array (rows, ...) of any real dtype (required)",
     )
     add("--loss", default="categorical", help=f"{', '.join(LOSSES)} {DEFAULT}")
-    add("--prefix", default="", help="take only entries that start so, without it, e.g. actor.")
+    add("--prefix", default="", help="load only entries with this prefix, e.g. actor.")
     add(
         "--scale",
         type=number(0),
         default=1.0,
         help=f"divide observations by this, e.g. 255 {DEFAULT}",
     )
-    add("--minibatch", type=whole_number(1), default=256, help=f"rows of a step {DEFAULT}")
+    add("--minibatch", type=whole_number(1), default=256, help=f"rows per step {DEFAULT}")
     add("--epochs", type=whole_number(1), default=1, help=f"passes over all rows {DEFAULT}")
     add("--learning-rate", type=number(0), default=2.5e-4, help=f"of Adam {DEFAULT}")
     add("--betas", type=number(0, 1), nargs=2, default=[0.9, 0.999], help=f"of Adam {DEFAULT}")
@@ -213,7 +213,7 @@ def capacity_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0),
         nargs="+",
         default=[27],
-        help=f"one fit each {DEFAULT}",
+        help=f"random targets, one fit per seed {DEFAULT}",
     )
 
 
@@ -243,10 +243,10 @@ def capacity_command(options: argparse.Namespace) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return a folder's state dicts, or those of the checkpoints in it, in the order of names.
+    """Return a folder's state dicts, or those of its checkpoints, in the order of names.
 
     Raises:
-        UsageError: there are none.
+        UsageError: The folder does not exist, or has no state dicts.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
@@ -259,10 +259,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def build_network(target: str) -> "torch.nn.Module":
-    """Call the function `module:factory`, looked for in the working directory, too.
+    """Return the network made by the function `module:factory`.
+
+    The module may be in the working directory.
 
     Raises:
-        UsageError: there is none, or it returns something else.
+        UsageError: The function does not exist, fails, or does not return a network.
     """
     import importlib
 
@@ -288,10 +290,10 @@ def build_network(target: str) -> "torch.nn.Module":
 
 
 def build_probe(network: "torch.nn.Module", options: argparse.Namespace) -> "CapacityProbe":
-    """Read the observations and fit the fresh networks.
+    """Return a probe for the observations of the options; this fits the fresh networks.
 
     Raises:
-        UsageError: the observations cannot be read or do not fit the network.
+        UsageError: The observations cannot be read or do not fit the network.
     """
     from ppo_plasticity import capacity
 
@@ -316,7 +318,7 @@ def build_probe(network: "torch.nn.Module", options: argparse.Namespace) -> "Cap
             target_seeds=options.target_seeds,
             fit=fit,
         )
-    except Exception as error:  # the network is the user's and may raise anything
+    except Exception as error:  # a user's network may raise any error
         shape = (options.minibatch, *observations.shape[1:])
         whole = observations.dtype.kind in "iu" and options.scale == 1
         raise UsageError(
@@ -330,13 +332,13 @@ def read_observations(path: str) -> "NDArray[Any]":
     """Return the array of a .npy file, (rows, ...), as a memory map.
 
     Raises:
-        UsageError: the file cannot be read, or holds something else than rows of numbers.
+        UsageError: The file cannot be read, or does not contain rows of numbers.
     """
     import numpy as np
 
     try:
         found = np.load(path, mmap_mode="r")
-    except Exception as error:  # files that are no .npy raise half a dozen kinds
+    except Exception as error:  # a file of another format raises various errors
         raise UsageError(f"--observations {path}: {first_line(error)}") from error
     if not isinstance(found, np.ndarray):
         raise UsageError(f"--observations {path}: an archive, must be one array, saved as .npy")
@@ -349,7 +351,7 @@ def read_observations(path: str) -> "NDArray[Any]":
 
 
 def network_input(rows: "torch.Tensor", scale: float) -> "torch.Tensor":
-    """Return observations divided by `scale`, and single instead of double precision."""
+    """Return observations divided by `scale`, with double precision reduced to single."""
     import torch
 
     rows = rows if scale == 1 else rows / scale
@@ -357,10 +359,10 @@ def network_input(rows: "torch.Tensor", scale: float) -> "torch.Tensor":
 
 
 def load_weights(network: "torch.nn.Module", path: Path, prefix: str) -> None:
-    """Load a state dict, or the part of it that starts with `prefix`.
+    """Load a state dict into a network: its entries with `prefix`, which is removed.
 
     Raises:
-        UsageError: the file is no state dict of this network.
+        UsageError: The file is not a state dict of this network.
     """
     try:
         state = read_state(path)
@@ -370,7 +372,7 @@ def load_weights(network: "torch.nn.Module", path: Path, prefix: str) -> None:
             if name.startswith(prefix)
         }
         network.load_state_dict(chosen)
-    except Exception as error:  # unpickling alone raises a dozen kinds
+    except Exception as error:  # unpickling alone raises various errors
         raise UsageError(f"{path}: {first_line(error)}") from error
 
 
@@ -387,7 +389,7 @@ def read_state(path: Path) -> dict[str, "torch.Tensor"]:
 
 
 def statistics(result: "CapacityResult") -> dict[str, float]:
-    """Return the losses that are printed."""
+    """Return the printed losses by name."""
     return {name: getattr(result, name) for name in STATISTICS}
 
 
@@ -395,7 +397,7 @@ def statistics(result: "CapacityResult") -> dict[str, float]:
 
 
 def no_options(parser: argparse.ArgumentParser) -> None:
-    """Add nothing."""
+    """Add no options."""
 
 
 def interventions_command(options: argparse.Namespace) -> int:
@@ -438,7 +440,7 @@ COMMANDS = {
 
 
 def whole_number(low: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers."""
+    """Return a function that reads whole numbers from `low`."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"\d{1,18}", text) or int(text) < low:
@@ -449,7 +451,7 @@ def whole_number(low: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float = 1e9) -> Callable[[str], float]:
-    """Return a reader of numbers above `low` and below `high`."""
+    """Return a function that reads numbers above `low` and below `high`."""
 
     def read(text: str) -> float:
         try:
@@ -466,7 +468,7 @@ def number(low: float, high: float = 1e9) -> Callable[[str], float]:
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """Return one line that names what was given, the nearest match and what is allowed."""
+    """Return one line with an unknown name, the nearest match and the allowed names."""
     names = list(allowed)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f", did you mean {nearest[0]}?" if nearest else ""
@@ -484,7 +486,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows with the same keys in columns, aligned to the right."""
+    """Print rows with equal keys as a table, aligned to the right."""
     lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
@@ -492,7 +494,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def cell(value: object) -> str:
-    """Return a value as it stands in a table."""
+    """Return the text of a value in a table."""
     if isinstance(value, list):
         return "(" + ", ".join(f"{part:.3f}" for part in value) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """The command ``smacv2``: a table of subcommands, each with its options and its function.
 
 Nothing heavy is imported before the options have been read, so help and errors are quick. Bad input
-is answered with one line that names the nearest match, and exit status 2.
+leads to exit status 2 and one line with the nearest match.
 """
 
 import argparse
@@ -28,14 +28,14 @@ DEFAULT = "(default: %(default)s)"
 
 
 class UsageError(ValueError):
-    """Bad input: the command prints its one line and exits with status 2."""
+    """Bad input: the command prints the message and exits with status 2."""
 
 
 # --- Values --------------------------------------------------------------------------------------
 
 
 def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
-    """Return a reader of whole numbers in a range."""
+    """Return a function that reads whole numbers from ``low`` to ``high``."""
 
     def read(text: str) -> int:
         try:
@@ -63,7 +63,7 @@ def duration(text: str) -> float:
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
-    """Return a reader of names."""
+    """Return a function that reads one of ``names``."""
 
     def read(text: str) -> str:
         if text not in names:
@@ -76,7 +76,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def scenario(text: str) -> str:
-    """Read the name of a scenario, or the path of a TOML file without mistakes."""
+    """Check the name of a scenario, or the path of its TOML file."""
     try:
         load_scenario(text)
     except (ScenarioError, OptionError, OSError) as error:
@@ -87,8 +87,8 @@ def scenario(text: str) -> str:
 # --- Commands ------------------------------------------------------------------------------------
 
 
-def list_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``smacv2 list``."""
+def no_options(parser: argparse.ArgumentParser) -> None:
+    """Add no options."""
 
 
 def list_command(options: argparse.Namespace) -> int:
@@ -120,7 +120,7 @@ def list_command(options: argparse.Namespace) -> int:
 
 
 def speed_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``smacv2 speed``."""
+    """Add the options of ``smacv2 speed``."""
     add = parser.add_argument
     add("--scenario", type=scenario, default="terran_10_vs_10", help=f"name or TOML file {DEFAULT}")
     add(
@@ -135,7 +135,7 @@ def speed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def speed_command(options: argparse.Namespace) -> int:
-    """Print how many steps a second the environment plays, and where the time goes."""
+    """Print environment steps per second, and the time of each stage."""
     from smacv2.speed import measure
 
     try:
@@ -170,14 +170,14 @@ def describe_speed(speed: "Speed") -> str:
         f"{speed.scenario}: {speed.num_envs} battles, {speed.threads} threads, {speed.device}\n"
         f"env steps/s    {median} (median of {len(speed.repeats)}; {low} to {high})\n"
         f"agent steps/s  {agents}\n"
-        f"µs a step      {parts}\n"
-        f"first step     {speed.compile_seconds:.2f} s (compilation, where not cached)\n"
+        f"µs per step    {parts}\n"
+        f"first step     {speed.compile_seconds:.2f} s (compilation, unless cached)\n"
         f"peak memory    {speed.peak_memory_mb:,.0f} MB"
     )
 
 
 def play_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``smacv2 play``."""
+    """Add the options of ``smacv2 play``."""
     add = parser.add_argument
     add("--scenario", type=scenario, help="name or TOML file (required)")
     add(
@@ -196,7 +196,7 @@ def play_options(parser: argparse.ArgumentParser) -> None:
 
 
 def play_command(options: argparse.Namespace) -> int:
-    """Print what a scripted policy is worth."""
+    """Print the results of a scripted policy."""
     if options.scenario is None:
         raise UsageError("--scenario is required")
     from smacv2.play import play
@@ -220,12 +220,8 @@ def play_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def doctor_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``smacv2 doctor``."""
-
-
 def doctor_command(options: argparse.Namespace) -> int:
-    """Print what this machine offers and what is wrong; return 1 if anything is."""
+    """Print the findings about this machine; return 1 if anything is wrong."""
     from smacv2.doctor import WRONG, examine, report
 
     findings = examine()
@@ -240,7 +236,7 @@ def doctor_command(options: argparse.Namespace) -> int:
 
 
 class Command(NamedTuple):
-    """A subcommand: what it does, its options, and the function that returns the exit status."""
+    """A subcommand: summary, function that adds its options, function that runs it."""
 
     summary: str
     add_options: Callable[[argparse.ArgumentParser], None]
@@ -248,10 +244,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "list": Command("show all scenarios with their sizes", list_options, list_command),
+    "list": Command("show all scenarios with their sizes", no_options, list_command),
     "speed": Command("measure environment steps per second", speed_options, speed_command),
     "play": Command("play a scripted policy, show its win rate", play_options, play_command),
-    "doctor": Command("check this machine, say how to cure it", doctor_options, doctor_command),
+    "doctor": Command("check this machine, suggest cures", no_options, doctor_command),
 }
 
 
@@ -343,7 +339,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(rows: Iterable[dict[str, object]]) -> None:
-    """Print rows with the same keys in columns, numbers to the right."""
+    """Print rows with equal keys as a table, numbers aligned to the right."""
     rows = list(rows)
     lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

@@ -1,4 +1,4 @@
-"""Measure how fast battles are played, and where the time goes."""
+"""Measure the speed of battles, and the time of each stage."""
 
 import os
 import resource
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 REPEATS = 5
 WARM_UP_STEPS = 64
-"""Steps before timing starts: battles that all began at once have drifted apart by then."""
+"""Steps before timing starts, after which battles that began together are at different stages."""
 
 NOISE_SETS = 8
-"""Random numbers are drawn once and used in turn: only the masks need be fresh."""
+"""Sets of random numbers, drawn once and used in rotation: only the masks must be new."""
 
 STAGE_SHARE = 0.25
-"""Time for the stages, as a part of the time for the whole step."""
+"""Time for measuring the stages, relative to the time for measuring whole steps."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The result of a measurement. Rates count steps of battles; resets count as time only."""
+    """The result of a measurement. Resets take time but do not count as steps."""
 
     scenario: str
     num_envs: int
@@ -41,20 +41,20 @@ class Speed:
     repeats: tuple[float, ...]
     """Environment steps per second of each repeat."""
     compile_seconds: float
-    """Time of the first reset and step: compilation, or loading what is cached on disk."""
+    """Time of the first reset and step: compilation, or loading the cache."""
     stages: dict[str, float]
     """Microseconds per environment step. simulate: orders, game loops, reward; observe:
-    observations, state, mask. Resets are the rest. Empty on CUDA."""
+    observations, state, mask. The rest of a step is resets. Empty on CUDA."""
     peak_memory_mb: float
     """Peak resident memory of the whole process."""
 
     @property
     def env_steps_per_second(self) -> float:
-        """The median repeat."""
+        """Median of the repeats."""
         return float(np.median(self.repeats))
 
     def summary(self) -> dict[str, object]:
-        """Return what ``smacv2 speed --json`` prints."""
+        """Return the figures that ``smacv2 speed --json`` prints."""
         return {
             "scenario": self.scenario,
             "num_envs": self.num_envs,
@@ -76,14 +76,14 @@ def measure(
     device: str = "cpu",
     seconds: float = 5.0,
 ) -> Speed:
-    """Time steps under random legal actions, observations, state and mask included.
+    """Time steps with random legal actions, including observations, state and mask.
 
     Args:
         scenario: A name or the path of a TOML file.
         num_envs: Battles at once.
-        threads: CPU threads; None takes every core.
+        threads: CPU threads; None uses every core.
         device: "cpu" or "cuda".
-        seconds: Timed seconds, shared by the repeats; the stages take a quarter on top.
+        seconds: Timed seconds, divided among the repeats; the stages take another quarter.
     """
     threads = threads or len(os.sched_getaffinity(0))
     envs = SMACv2VectorEnv(scenario, num_envs, device=device, num_threads=threads)
@@ -110,7 +110,7 @@ def measure(
 
 
 def _chooser(envs: SMACv2VectorEnv) -> Iterator[np.ndarray]:
-    """Yield random legal actions for the battles as they stand."""
+    """Yield random legal actions in the battles' present state."""
     mask = envs.buffers["action_mask"]
     generator = np.random.default_rng(0)
     noise = [1 - generator.random(mask.shape, np.float32) for _ in range(NOISE_SETS)]
@@ -128,7 +128,7 @@ def _warm_up(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float
 
 
 def _repeat(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float) -> float:
-    """Return environment steps per second; choosing the actions is not timed."""
+    """Return environment steps per second; the choice of actions is not timed."""
     steps, spent = 0, 0.0
     while spent < seconds:
         actions = next(choose)
@@ -172,7 +172,7 @@ def _stages(
 ) -> dict[str, float]:
     """Return microseconds per environment step of each stage; empty unless the CPU driver plays.
 
-    The stages are compiled apart from the whole step, which takes a while the first time.
+    The stages are compiled separately from the whole step, which takes a while the first time.
     """
     driver = _driver(envs)
     if not isinstance(driver, CpuDriver):
@@ -194,11 +194,12 @@ def _stages(
 
 
 def _running(envs: SMACv2VectorEnv) -> int:
-    """Count the battles that the next step plays on; it resets the others."""
+    """Return the number of battles that the next step plays; it resets the others."""
     return int((envs.backend.state.over == 0).sum())
 
 
 def _timed(function: Callable[..., None], *arguments: Any) -> float:
+    """Return the seconds of one call."""
     began = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - began

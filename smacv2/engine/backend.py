@@ -1,4 +1,4 @@
-"""EngineBackend: owns the arrays of a batch of battles and picks the driver that plays them."""
+"""The embedded engine as a backend: it owns the arrays of a batch and chooses the driver."""
 
 import dataclasses
 import hashlib
@@ -66,7 +66,7 @@ class EngineBackend:
 
     @property
     def fingerprint(self) -> dict[str, str | int]:
-        """Everything that decides results; equal fingerprints, seeds and actions replay equally."""
+        """Everything that decides results: with equal seeds and actions, equal battles follow."""
         options = json.dumps(dataclasses.asdict(self.options), sort_keys=True)
         return {
             "backend": "engine",

@@ -1,8 +1,8 @@
-"""The CPU driver: battles in chunks, a chunk a thread, one compiled loop over each chunk.
+"""The CPU driver: batches are cut into chunks, one per thread, with a compiled loop over each.
 
-The compiled loops release the GIL, so ordinary Python threads run them side by side. Compared with
-Numba's own parallel loops this costs less per call, compiles faster, needs no OpenMP (which may
-not be forked) and leaves one build for every batch size.
+The compiled loops release the GIL, so ordinary Python threads run them in parallel. Compared with
+Numba's own parallel loops, threads cost less per call, compile faster, need no OpenMP (which must
+not be forked), and a single build serves all batch sizes.
 """
 
 import os
@@ -30,7 +30,7 @@ from smacv2.engine.loop import (
 from smacv2.engine.tables import Tables
 
 UNITS_PER_CHUNK = 160
-"""Handing over fewer units costs more than another thread saves (16 battles of 5 against 5)."""
+"""Smaller chunks cost more to hand over than another thread saves (16 battles of 5 against 5)."""
 
 
 @entry_point
@@ -38,7 +38,7 @@ def run_range(
     first, last, commands, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, obs, state, mask, reward, terminated, truncated,
 ):  # fmt: skip
-    """Step or reset battles [first, last), each as its command says."""
+    """Step or reset battles [first, last) according to their commands."""
     for b in range(first, last):
         if commands[b] != LEAVE_COMMAND:
             reward[b] = run_battle(
@@ -65,16 +65,16 @@ def simulate_range(
 
 @entry_point
 def show_range(first, last, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Observe battles [first, last) as they stand."""
+    """Observe battles [first, last) in their present state."""
     for b in range(first, last):
         show(units[b], world[b], sights[b], kinds, rules, cone, pathing, obs[b], state[b], mask[b])
 
 
 class CpuDriver:
-    """Runs the rules on arrays in host memory.
+    """Run the rules on arrays in host memory.
 
     Args:
-        num_threads: Threads that share a step; the results do not depend on it.
+        num_threads: Threads that share a step; results do not depend on their number.
     """
 
     device = "cpu"
@@ -118,14 +118,14 @@ class CpuDriver:
         self._run(simulate_range, *self._battle, *self._tables, actions, mask)
 
     def show(self) -> None:
-        """Observe every battle as it stands."""
+        """Observe every battle in its present state."""
         self._run(show_range, *self._battle, *self._brief_tables, self._pathing, *self._views)
 
     def upload(self) -> None:
         """Do nothing: the host's arrays are the only ones (the CUDA driver has copies)."""
 
     def download(self) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing, as ``upload``."""
 
     def close(self) -> None:
         """Stop the threads."""
@@ -134,7 +134,7 @@ class CpuDriver:
             self._pool = None
 
     def _run(self, kernel, *arrays: np.ndarray) -> None:
-        """Run a compiled loop over all battles, in chunks where there are enough of them."""
+        """Run a compiled loop over all battles, in one chunk per thread if there are enough."""
         num_envs, _, num_units = self.state.units.shape
         chunks = min(self.num_threads, num_envs * num_units // UNITS_PER_CHUNK)
         if chunks <= 1:
@@ -148,7 +148,7 @@ class CpuDriver:
             future.result()
 
     def _threads(self) -> ThreadPoolExecutor:
-        """Return the thread pool of this process; a forked child makes its own."""
+        """Return the thread pool of this process; a forked child creates its own."""
         if self._pool is None or self._pool_pid != os.getpid():
             self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="smacv2")
             self._pool_pid = os.getpid()

@@ -1,8 +1,8 @@
-"""The CUDA driver: two kernels a step, one that plays battles and one that shows them to agents.
+"""The CUDA driver: two kernels per step, one to play battles and one to show them to agents.
 
-On the device every array has its battle axis last, so that neighbouring threads read neighbouring
-words; a rule still sees one battle, ``units[:, :, b]``. Rules are the functions that Numba compiled
-for the CPU; numba-cuda compiles them again as device functions.
+On the device the battle axis is last, so that neighbouring threads read neighbouring words; a rule
+still works on one battle, ``units[:, :, b]``. The rules are those of the CPU: numba-cuda compiles
+the same functions for the device.
 
 ``NUMBA_ENABLE_CUDASIM=1`` (with ``NUMBA_DISABLE_JIT=1``) runs the kernels in Numba's simulator.
 """
@@ -31,18 +31,18 @@ from smacv2.engine.orders import write_mask_row
 from smacv2.engine.tables import NUM_AGENTS, OBS_AS_STATE, SHARE_SIGHTS, Tables
 
 THREADS_PER_BLOCK = 128
-"""Most threads of a block."""
+"""Largest number of threads per block."""
 
 BLOCKS_WANTED = 512
-"""Blocks over which small batches are spread: a few for each multiprocessor, and the fewer battles
-share a warp, the less they wait for each other's branches."""
+"""Blocks over which small batches are spread: a few per multiprocessor. Battles that share a warp
+wait for each other's branches, so fewer battles per warp are faster."""
 
 
 def play_battles(
     commands, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, mask, reward, terminated, truncated,
 ):  # fmt: skip
-    """Step or reset one battle a thread, each as its command says, without observing it."""
+    """Step or reset one battle per thread according to its command, without observing it."""
     b = cuda.grid(1)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
         reward[b] = play_battle(
@@ -54,7 +54,7 @@ def play_battles(
 
 
 def show_agents(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Write one agent's mask and observation a thread; the last threads write the state."""
+    """Write one agent's mask and observation per thread; one more thread writes the state."""
     b, agent = cuda.grid(2)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
         unit, masks = units[:, :, b], mask[:, :, b]
@@ -69,7 +69,7 @@ def show_agents(commands, units, world, sights, kinds, rules, cone, pathing, obs
 
 
 def show_battles(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Write all that one battle a thread shows: where what agents see depends on other agents."""
+    """Show one battle per thread, for settings in which an agent's view depends on others."""
     b = cuda.grid(1)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
         show(
@@ -80,12 +80,12 @@ def show_battles(commands, units, world, sights, kinds, rules, cone, pathing, ob
 
 @functools.cache
 def kernel(function: Callable[..., None]) -> Any:
-    """Return the compiled kernel: compiled once in a process, whatever the scenario."""
+    """Return a compiled kernel: one per process serves all scenarios."""
     return cuda.jit(function)
 
 
 class CudaDriver:
-    """Runs the rules on arrays in device memory.
+    """Run the rules on arrays in device memory.
 
     The device's ``arrays`` are always current, with the battle axis last. ``reset`` and ``step``
     also copy them to host memory, as NumPy users expect. Learners on the same device write
@@ -102,7 +102,7 @@ class CudaDriver:
         if not cuda.is_available():
             raise RuntimeError(
                 "device='cuda' needs an NVIDIA GPU with its driver and the extra: "
-                "pip install 'smacv2-suite[cuda]' (smacv2 doctor tells what is missing)"
+                "pip install 'smacv2-suite[cuda]' (smacv2 doctor says what is missing)"
             )
         self._hosts = {
             "units": state.units, "world": state.world, "sights": state.sights,
@@ -112,7 +112,7 @@ class CudaDriver:
         }  # fmt: skip
         num_envs, num_agents = outputs.action_mask.shape[:2]
         self._num_envs = num_envs
-        # Agents that share what they see are observed in turn, as is a state made of observations.
+        # One after the other: agents that share sights, and the state if it is all observations.
         self._in_turn = bool(tables.rules[SHARE_SIGHTS] or tables.rules[OBS_AS_STATE])
         self._shown_apart = 1 if self._in_turn else num_agents + 1
         self._tables = tuple(
@@ -145,13 +145,12 @@ class CudaDriver:
         self.download()
 
     def launch(self, commands: Any = None, stream: Any = 0) -> None:
-        """Start both kernels on what lies in ``arrays``; they run asynchronously.
+        """Start both kernels on ``arrays``; they run asynchronously.
 
         Args:
-            commands: Device array ``(num_envs,)`` int8, what to do with each battle; None steps
-                all of them.
-            stream: Numba's stream, such as ``cuda.external_stream`` of one that is being captured
-                as a CUDA graph, which then starts both kernels at the price of one.
+            commands: Device array ``(num_envs,)`` int8 with a command per battle; None steps all.
+            stream: A Numba stream; ``cuda.external_stream`` makes one of PyTorch's. A captured CUDA
+                graph of both kernels starts for the price of one.
         """
         self.play(commands, stream)
         self.show(commands, stream)
@@ -199,5 +198,5 @@ def _battle_last(array: np.ndarray) -> np.ndarray:
 
 
 def _non_empty(table: np.ndarray) -> np.ndarray:
-    """Return a table that can be copied to a device, where nothing may be empty."""
+    """Return a table with at least one entry: empty arrays cannot be copied to a device."""
     return table if table.size else np.zeros((1, 1), table.dtype)
