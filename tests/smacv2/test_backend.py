@@ -119,7 +119,7 @@ def test_a_reset_mask_reaches_the_backend():
     assert obs[:, 0, 0].tolist() == [20, 8, 9]
 
 
-def test_a_checkpoint_is_the_backends():
+def test_the_environment_saves_and_restores_the_backends_checkpoint():
     envs, other = make(), make()
     envs.reset(seed=7)
     envs.step(stop(envs))
@@ -129,7 +129,7 @@ def test_a_checkpoint_is_the_backends():
         assert np.array_equal(left, right)
 
 
-def test_strict_actions_the_fingerprint_and_close_need_no_more():
+def test_strict_actions_fingerprint_and_close_need_no_more_than_the_protocol():
     envs = make(strict=True)
     envs.reset(seed=7)
     with pytest.raises(IllegalAction, match="allowed: 1"):
@@ -141,7 +141,7 @@ def test_strict_actions_the_fingerprint_and_close_need_no_more():
     assert backend.closed
 
 
-def test_the_single_environment_plays_on_it():
+def test_the_single_environment_plays_on_any_backend():
     env = SMACv2Env("terran_5_vs_5")
     obs, info = env.reset(seed=7)
     for _ in range(LENGTH):
@@ -152,7 +152,7 @@ def test_the_single_environment_plays_on_it():
 
 
 @pytest.mark.parametrize("name", policies.POLICIES)
-def test_scripted_policies_play_on_it(name):
+def test_scripted_policies_play_on_any_backend(name):
     envs = make(2)
     battles = play.collect(envs, policies.POLICIES[name](envs), episodes=4, first_seed=0)
     assert battles.battle_won.all()

@@ -1,4 +1,4 @@
-"""Equal seeds and actions give equal bytes, whatever the batch, the threads, the process."""
+"""Equal seeds and actions give equal bytes for every batch size, thread count and process."""
 
 import json
 import os
@@ -101,7 +101,7 @@ for race in ("terran", "protoss", "zerg"):
 """
 
 
-def test_uncompiled_rules_play_as_compiled_ones_and_never_overflow():
+def test_uncompiled_rules_equal_compiled_ones_and_never_overflow():
     races = ("terran", "protoss", "zerg")
     compiled = [digest_of(small(race), num_envs=1, num_steps=60) for race in races]
     assert hashes_elsewhere(UNCOMPILED, NUMBA_DISABLE_JIT="1") == compiled

@@ -1,4 +1,4 @@
-"""Each defect of upstream that a rules mode keeps, against the repaired rule (interface 3)."""
+"""Upstream's defects that a rules mode keeps, and the repaired rules (interface 3)."""
 
 from math import atan, cos, pi, sin
 
@@ -84,7 +84,7 @@ def scale_and_enemy(env):
 
 
 @pytest.mark.parametrize("rules", ["fixed", "paper"])
-def test_b2_the_first_episodes_enemies_set_the_scale_for_good(rules):
+def test_b2_the_first_episodes_enemies_set_the_scale_of_all_episodes(rules):
     env = SMACv2VectorEnv(scenario_with("terran_5_vs_5", **TWO_TEAMS), 1, rules=rules)
     env.reset(seed=3)
     first_scale, first_enemy = scale_and_enemy(env)
