@@ -30,7 +30,7 @@ def random_legal(mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Return one allowed action per row, each equally likely.
 
     Args:
-        mask: ``(..., num_actions)``, 1 where an action is allowed.
+        mask: ``(..., num_actions)``, 1 for allowed actions, else 0.
         noise: Independent uniform numbers above 0, in the shape of ``mask``.
     """
     chosen: np.ndarray = (mask * noise).argmax(axis=-1).astype(np.int32)

@@ -200,7 +200,7 @@ class Weapon:
     """Fires without stopping."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         fields = {"missile": "missile_speed", "burst": "burst_radius", "beam": "beam"}
         for delivery, field in fields.items():
             if bool(getattr(self, field)) is not (self.delivery == delivery):
@@ -300,7 +300,7 @@ class Arena:
     """Rows, north first: `.` free, `#` blocked."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if len(self.pathing) != self.height:
             yield "pathing", f"must have {self.height} rows (height_cells), not {len(self.pathing)}"
         for row, cells in enumerate(self.pathing):
@@ -338,7 +338,7 @@ class WeightedTeams:
 
     kind: Literal["weighted_teams"] = "weighted_teams"
     unit_types: tuple[str, ...]
-    """What is drawn from; also the order of the unit type one-hots."""
+    """Unit types to draw from, in the order of the unit type one-hots."""
     weights: tuple[float, ...] = entry(low=0)
     """Probability of each unit type."""
     exceptions: tuple[str, ...] = ()
@@ -347,7 +347,7 @@ class WeightedTeams:
     """Whether agents observe the unit types; False leaves their columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         yield from _problems_of_unit_types(self.unit_types, self.exceptions)
         given, needed = len(self.weights), len(self.unit_types)
         if given != needed:
@@ -365,14 +365,14 @@ class AllTeams:
 
     kind: Literal["all_teams"] = "all_teams"
     unit_types: tuple[str, ...]
-    """What is drawn from; also the order of the unit type one-hots."""
+    """Unit types to draw from, in the order of the unit type one-hots."""
     exceptions: tuple[str, ...] = ()
     """Unit types that must not make up a whole team."""
     observe: bool = True
     """Whether agents observe the unit types; False leaves their columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         yield from _problems_of_unit_types(self.unit_types, self.exceptions)
         if set(self.unit_types) <= set(self.exceptions):
             yield "exceptions", "must leave a unit type to draw"
@@ -398,7 +398,7 @@ class FixedTeams:
     """Whether agents observe the unit types; False leaves their columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         yield from _problems_of_unit_types(self.unit_types, ())
         if not self.items:
             yield "items", "must list at least one pair of teams"
@@ -453,7 +453,7 @@ class FixedPositions:
     items: tuple[StartPair, ...]
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if not self.items:
             yield "items", "must list at least one pair of starts"
 
@@ -469,7 +469,7 @@ class PerAgentUniform:
     """Whether agents observe the number; False leaves its columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if self.lower > self.upper:
             yield "lower", f"must not exceed upper, which is {self.upper:g}"
 
@@ -521,12 +521,12 @@ class Scenario:
 
     @property
     def has_shields(self) -> bool:
-        """Whether any unit type has a shield."""
+        """True if any unit type has a shield."""
         return any(load_unit_types()[name].shield_max > 0 for name in self.unit_types)
 
     @property
     def has_healers(self) -> bool:
-        """Whether any unit type can heal, so that actions also target allies."""
+        """True if any unit type can heal, so that actions also target allies."""
         return any(load_unit_types()[name].heal is not None for name in self.unit_types)
 
     @functools.cached_property
@@ -540,7 +540,7 @@ class Scenario:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if self.health is not None and self.health.upper >= 1:
             yield "health", "upper must be below 1: an agent at level 1 is dead from the start"
         if isinstance(self.team, FixedTeams):

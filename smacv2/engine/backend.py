@@ -120,7 +120,7 @@ class EngineBackend:
         return {**blocks, **self.outputs.arrays()}
 
     def _game(self) -> np.ndarray:
-        """Return what a checkpoint must share with the backend it is restored in, as bytes."""
+        """Return the identity of the game, which a restored checkpoint must share, as bytes."""
         keys = ("engine_version", "scenario_hash", "options_hash")
         text = " ".join(str(self.fingerprint[key]) for key in keys)
         return np.frombuffer(text.encode(), np.uint8).copy()

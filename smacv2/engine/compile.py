@@ -36,7 +36,7 @@ def rule(function: Rule) -> Any:
 
 
 def inline_rule(function: Rule) -> Any:
-    """Compile a short rule into its callers, where a call would cost more than the body."""
+    """Compile a short rule into its callers, because a call would cost more than the body."""
     return _compile_once(njit(**OPTIONS, pipeline_class=RuleCompiler, forceinline=True)(function))
 
 

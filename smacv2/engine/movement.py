@@ -244,7 +244,7 @@ def move_all(unit, world, kinds, rules):
 
 @inline_rule
 def count_near(unit, i):
-    """Return how many bounding squares overlap unit i's, its own included.
+    """Return the number of bounding squares that overlap unit i's, its own included.
 
     No branches and nothing wider than 32 bits, so that the compiler compares many at a time.
     """

@@ -70,7 +70,7 @@ def test_battle_i_of_n_equals_a_lone_battle_with_the_seed_plus_i(scenario, num_e
 
 
 def hashes_elsewhere(code, **environment):
-    """Return what a fresh Python process prints."""
+    """Return the output of a new Python process."""
     result = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, timeout=280,

@@ -174,8 +174,8 @@ def test_a_team_never_consists_of_exceptions_only():
     medivac = load_unit_types()["medivac"].index
     both = (state.unit_type[:, :2] == medivac).all(1)
     assert not both.any()
-    one = (state.unit_type[:, :2] == medivac).any(1).sum()
-    assert close(one, 2000, 2 * 0.77 * 0.23 / (1 - 0.77**2))
+    mixed = (state.unit_type[:, :2] == medivac).any(1).sum()
+    assert close(mixed, 2000, 2 * 0.77 * 0.23 / (1 - 0.77**2))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def places(battle, env=0):
 
 
 def deepest_overlap(battle, units, reach):
-    """Return how far the closest pair of units is inside ``reach``, in cells."""
+    """Return the overlap of the closest pair of units: ``reach`` minus their distance, in cells."""
     points = places(battle)[units]
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     return reach - distances[np.triu_indices(len(units), 1)].min()
@@ -44,7 +44,7 @@ RINGS = [
 
 
 def besieged(attacker, target, count, *, unevenness=0.0, seed=0):
-    """Return how many of ``count`` attackers from all around end up in reach of a unit."""
+    """Return the number of ``count`` attackers from all sides that end up in reach of a unit."""
     shifts = np.random.default_rng(seed).normal(0, unevenness, (count, 2))
     attackers = [
         Unit(attacker, unit.x + dx, unit.y + dy)

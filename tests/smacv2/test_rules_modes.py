@@ -30,7 +30,7 @@ def test_fixed_keeps_no_defect_and_upstream_keeps_all():
 
 
 def rows_seen(rules):
-    """Return which enemy rows a lone marine sees: enemy 1 is out of sight, the others are not."""
+    """Return, per enemy row, whether a lone marine sees it: only enemy 1 is out of sight."""
     enemies = [Unit("marine", 16 + dx, 16) for dx in (3, 12, 5, 6)]
     box = Sandbox([Unit("marine", 16, 16)], enemies, rules=rules)
     box.backend.driver.show()
