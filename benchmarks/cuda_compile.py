@@ -3,7 +3,7 @@
     pip install 'smacv2-suite[cuda]' nvidia-cuda-nvcc
     python benchmarks/cuda_compile.py --ptxas path/to/ptxas
 
-ptxas is optional; it lies in the folder ``nvidia/cu13/bin`` of the package ``nvidia-cuda-nvcc``.
+ptxas is optional; it is in the folder ``nvidia/cu13/bin`` of the package ``nvidia-cuda-nvcc``.
 """
 
 import argparse
@@ -32,17 +32,17 @@ TYPES = {
     "reward": (types.float32, 1), "terminated": (types.boolean, 1),
     "truncated": (types.boolean, 1),
 }  # fmt: skip
-"""Type and number of axes of every array that a kernel takes, by the name of its parameter."""
+"""Type and number of axes of every array parameter of the kernels, by name."""
 
 
 class NoDevice:
-    """Stands in for the device that numba-cuda asks for its compute capability."""
+    """Replacement for the device that numba-cuda asks for its compute capability."""
 
     compute_capability = COMPUTE_CAPABILITY
 
 
 def main() -> None:
-    """Compile both kernels, and print one line of JSON."""
+    """Compile both kernels and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ptxas", help="path of the assembler")
     parser.add_argument("--keep", type=Path, help="folder for the PTX")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def report(kernel: Callable[..., Any], ptxas: str | None, keep: Path | None) -> dict[str, Any]:
-    """Compile one kernel; return seconds, sizes and what the assembler says."""
+    """Compile one kernel; return seconds, sizes and the assembler's figures."""
     names = kernel.__code__.co_varnames[: kernel.__code__.co_argcount]
     arguments = [types.Array(*TYPES[name], "C") if name in TYPES else types.int64 for name in names]
     start = time.perf_counter()
@@ -70,7 +70,7 @@ def report(kernel: Callable[..., Any], ptxas: str | None, keep: Path | None) -> 
 
 
 def assemble(ptx: str, name: str, ptxas: str) -> dict[str, float]:
-    """Return registers, spills and seconds as ptxas reports them for the kernel."""
+    """Assemble PTX; return the seconds, and the registers and spills that ptxas reports."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx)

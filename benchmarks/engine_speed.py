@@ -3,7 +3,7 @@
     python benchmarks/engine_speed.py
     python benchmarks/engine_speed.py --scenarios terran_5_vs_5 --runs 1 --seconds 0.5
 
-Each run is a `smacv2 speed` of its own process. Prints a table and writes
+Each run is `smacv2 speed` in a process of its own. Prints a table and writes
 `benchmarks/results/engine_speed_<device>.json`. Keep the machine otherwise idle.
 """
 
@@ -32,7 +32,7 @@ HEADER = (
 def main() -> None:
     """Measure, print and store."""
     options = read_options()
-    print(f"env steps/s, {options.num_envs} battles, {options.runs} runs; stages in µs a step")
+    print(f"env steps/s, {options.num_envs} battles, {options.runs} runs; stages in µs per step")
     print(HEADER)
     rows = []
     for scenario in options.scenarios:
@@ -54,13 +54,13 @@ def read_options() -> argparse.Namespace:
     add("--num-envs", type=int, default=1024, help="battles at once (default: 1024)")
     add("--threads", type=int, help="CPU threads (default: every core)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    add("--seconds", type=float, default=5.0, help="timed seconds of a run (default: 5)")
+    add("--seconds", type=float, default=5.0, help="timed seconds per run (default: 5)")
     add("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
 def run(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what one `smacv2 speed --json` prints."""
+    """Return the figures of one `smacv2 speed --json`."""
     command = [sys.executable, "-m", "smacv2", "speed", "--json", "--scenario", scenario]
     for name in ("num_envs", "threads", "device", "seconds"):
         value = getattr(options, name)
@@ -68,7 +68,7 @@ def run(scenario: str, options: argparse.Namespace) -> dict[str, Any]:
             command += [f"--{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.returncode)  # its one line has been printed
+        raise SystemExit(done.returncode)  # the command has printed its error
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -104,7 +104,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on and with."""
+    """Return the hardware and the versions of the measurement."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
     return {

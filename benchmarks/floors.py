@@ -1,4 +1,4 @@
-"""Play the scripted policies on the 15 benchmark scenarios: the floors below every result.
+"""Play the scripted policies on the 15 benchmark scenarios: a floor for every result.
 
     python benchmarks/floors.py
     python benchmarks/floors.py --scenarios terran_5_vs_5 --episodes 64
@@ -18,8 +18,8 @@ from smacv2.policies import POLICIES
 
 RESULTS = Path(__file__).parent / "results" / "floors.json"
 
-# Win rate in percent of MAPPO that sees the time and its agent's index only, mean over 9 to 10
-# million steps; the real game (Ellis et al. 2023, official curves).
+# Win rate in percent, in the real game, of MAPPO that observes only the time and the agent's index:
+# mean over 9 to 10 million steps (Ellis et al. 2023, official curves).
 PUBLISHED_OPEN_LOOP = {
     "protoss_5_vs_5": 7.1,
     "terran_5_vs_5": 11.6,
@@ -67,8 +67,8 @@ def read_options() -> argparse.Namespace:
     add = parser.add_argument
     names = list(PUBLISHED_OPEN_LOOP)
     add("--scenarios", nargs="+", default=names, metavar="NAME", help="default: all 15")
-    add("--episodes", type=int, default=512, help="battles of each policy (default: 512)")
-    add("--seed", type=int, default=0, help="which set of held-out battles (default: 0)")
+    add("--episodes", type=int, default=512, help="battles per policy (default: 512)")
+    add("--seed", type=int, default=0, help="number of the set of held-out battles (default: 0)")
     add("--output", type=Path, default=RESULTS, help="JSON file to write")
     return parser.parse_args()
 

@@ -1,14 +1,20 @@
-"""The CUDA engine on a real GPU: does it equal the CPU, how fast is it, how fast could it be?
+"""The CUDA engine on a real GPU: equality with the CPU, speed, and the limits of the card.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu_CARD.json
 
-Sections, each of which survives the failure of the others: compile (seconds, registers, spills),
-ceilings (what the card moves and counts a second), speed (CUDA events, observation, state and mask
-included, beside the floor of bytes and operations), torch (through torch tensors that share the
-engine's memory, started plainly and as a CUDA graph), equality (every scenario against the CPU,
-byte for byte) and smax (JaxMARL's SMAX, where it is installed). About five minutes on one GPU.
+Sections, of which each runs even if others fail:
 
-Without a GPU only the equality section runs, at toy size, in Numba's simulator.
+* compile: seconds, registers, spills;
+* ceilings: bytes and integer operations per second of the card;
+* speed: steps with observation, state and mask by CUDA events, and the least time for their bytes
+  and operations;
+* torch: steps through PyTorch tensors that share the engine's memory, launched one by one and as a
+  CUDA graph;
+* equality: every scenario against the CPU, byte for byte;
+* smax: JaxMARL's SMAX, if it is installed.
+
+It takes about five minutes on one GPU. Without a GPU only the equality section runs, on a few
+battles, in Numba's simulator.
 """
 
 import argparse
@@ -28,7 +34,7 @@ SIMULATED = not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"))
 if SIMULATED:
     os.environ |= {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
 
-import numpy as np  # noqa: E402  Numba reads the variables when it is imported
+import numpy as np  # noqa: E402  Numba reads the variables at import
 
 from smacv2.engine.backend import EngineBackend  # noqa: E402
 from smacv2.engine.tables import TICKS_PER_STEP  # noqa: E402
@@ -50,11 +56,11 @@ SMAX_STEPS = 100
 TURN_OPERATIONS = 150
 PAIR_OPERATIONS = 8
 ROW_OPERATIONS = 40
-"""Integer operations, counted by hand in the rules: a unit's turn in one tick, two units' bounding
-squares compared, one row of an observation written."""
+"""Integer operations, counted by hand in the rules: of a unit's turn in one tick, of a comparison
+of two units' bounding squares, of one row of an observation."""
 
 INTEGERS_PER_CLOCK = 64
-"""32-bit integer operations a multiprocessor of compute capability 9.0 finishes per clock."""
+"""32-bit integer operations per clock of a multiprocessor of compute capability 9.0."""
 
 
 def main() -> None:
@@ -74,7 +80,7 @@ def main() -> None:
         began = time.perf_counter()
         try:
             report[name] = section(report)
-        except Exception as error:  # a section must not take the others along
+        except Exception as error:  # a failed section must not stop the others
             report[name] = {"failed": repr(error), "trace": traceback.format_exc()[-1500:]}
         print(f"{name}: {time.perf_counter() - began:.0f} s: {str(report[name])[:600]}", flush=True)
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +89,7 @@ def main() -> None:
 
 
 def machine(_: Report) -> Report:
-    """Return what the figures are measured on."""
+    """Return the hardware and the versions of the measurement."""
     facts: Report = {"python": platform.python_version(), "cpus": os.cpu_count()}
     for name in ("numba", "numba-cuda", "numpy", "torch", "jax", "jaxmarl"):
         try:
@@ -91,18 +97,18 @@ def machine(_: Report) -> Report:
         except PackageNotFoundError:
             facts[name] = None
     if SIMULATED:
-        return facts | {"gpu": "none: Numba's simulator, toy size"}
+        return facts | {"gpu": "none: Numba's simulator, few battles"}
     import torch
 
     card = torch.cuda.get_device_properties(0)
     return facts | {"gpu": card.name, "multiprocessors": card.multi_processor_count}
 
 
-# --- What the card could do ---
+# --- Limits of the card ---
 
 
 def ceilings(_: Report) -> Report:
-    """Measure a copy in device memory; take the integer rate from the clock under load."""
+    """Return bytes per second of a copy, and integer operations per second at the clock of load."""
     import torch
 
     source = torch.randint(0, 1 << 30, (1 << 29,), dtype=torch.int32, device="cuda")
@@ -118,7 +124,7 @@ def ceilings(_: Report) -> Report:
 
 
 def elapsed(action: Callable[[], Any], repeats: int) -> float:
-    """Return the median milliseconds of an action on the device, after one that is not timed."""
+    """Return the median milliseconds of an action on the device, after an untimed first run."""
     action()
     marks = [timed(action) for _ in range(repeats)]
     return statistics.median(begin.elapsed_time(end) for begin, end in finished(marks))
@@ -136,7 +142,7 @@ def timed(action: Callable[[], Any]) -> tuple[Any, Any]:
 
 
 def finished(marks: list[Any]) -> list[Any]:
-    """Return the events once the device has passed them all."""
+    """Return the events after the device has passed all of them."""
     import torch
 
     torch.cuda.synchronize()
@@ -144,9 +150,10 @@ def finished(marks: list[Any]) -> list[Any]:
 
 
 def floor(driver: Any, rules: np.ndarray) -> Report:
-    """Return the bytes a battle's step must move and the operations it must do.
+    """Return the least bytes and operations of one step of one battle.
 
-    Battles are read and written once, outputs written once, actions and masks' entries read once.
+    Battles are read and written once, outputs are written once, and actions and their mask entries
+    are read once.
     """
     sizes = {n: array.size * array.dtype.itemsize for n, array in driver.arrays.items()}
     num_agents, num_envs = driver.arrays["actions"].shape
@@ -165,7 +172,7 @@ def floor(driver: Any, rules: np.ndarray) -> Report:
 
 
 def compile_kernels(_: Report) -> Report:
-    """Time the first reset, which compiles; report registers and local memory a thread."""
+    """Time the first reset, which compiles; report registers and local memory per thread."""
     from smacv2.engine.cuda import kernel, play_battles, show_agents
 
     began = time.perf_counter()
@@ -181,17 +188,11 @@ def compile_kernels(_: Report) -> Report:
 
 
 def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], Any], np.ndarray]:
-    """Return a driver whose battles live on the GPU, a function that draws actions, the rules."""
+    """Return a driver with battles on the GPU, a function that draws actions, and the rules."""
     import torch
-    from numba import cuda
 
-    loaded = load_scenario(scenario)
-    backend = EngineBackend(loaded, loaded.options, num_envs, device="cuda")
+    backend = reset(scenario, num_envs, "cuda")
     driver = backend.driver
-    world = np.zeros(driver.arrays["world"].shape, np.int32)
-    world[0] = np.arange(num_envs)
-    driver.arrays["world"].copy_to_device(world)
-    driver.launch(cuda.to_device(np.full(num_envs, 2, np.int8)))
     mask = torch.as_tensor(driver.arrays["action_mask"], device="cuda")
     actions = torch.as_tensor(driver.arrays["actions"], device="cuda")
 
@@ -205,13 +206,13 @@ def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], Any], np.nd
 
 
 def speed(report: Report) -> list[Report]:
-    """Time steps by CUDA events, fresh actions drawn in between; medians of five repeats."""
+    """Time steps with CUDA events, between which actions are drawn; medians of five repeats."""
     rows = []
     for scenario in SPEED_SCENARIOS:
         for num_envs in SPEED_BATCHES:
             driver, draw, rules = prepare(scenario, num_envs)
             whole = [step_milliseconds(driver, draw, driver.launch) for _ in range(REPEATS)]
-            # Playing without showing would be no step, so the parts are timed within whole steps.
+            # The kernels are timed within whole steps: actions need the mask that show writes.
             play, show = parts(driver, draw)
             row: Report = {"scenario": scenario, "num_envs": num_envs}
             row |= spread([num_envs / milliseconds * 1000 for milliseconds in whole])
@@ -223,7 +224,7 @@ def speed(report: Report) -> list[Report]:
 
 
 def step_milliseconds(driver: Any, draw: Callable[[], Any], launch: Callable[[], Any]) -> float:
-    """Return the mean milliseconds of a step on the device, drawing left out."""
+    """Return the mean milliseconds of a step on the device, without drawing actions."""
     marks = []
     for _ in range(STEPS):
         draw()
@@ -232,7 +233,7 @@ def step_milliseconds(driver: Any, draw: Callable[[], Any], launch: Callable[[],
 
 
 def parts(driver: Any, draw: Callable[[], Any]) -> tuple[float, float]:
-    """Return the mean milliseconds of each of a step's two kernels."""
+    """Return the mean milliseconds of both kernels of a step."""
     marks = []
     for _ in range(STEPS):
         draw()
@@ -244,7 +245,7 @@ def parts(driver: Any, draw: Callable[[], Any]) -> tuple[float, float]:
 
 
 def share(needs: Report, rates: Report, row: Report) -> Report:
-    """Return the floor of a batch's step in milliseconds, and its share of the time taken."""
+    """Return the least milliseconds of a batch's step, and their share of the measured time."""
     per_second = {name: rates[f"{name}_per_second"] for name in ("bytes", "operations")}
     floors = {
         name: needs[f"step_{name}"] * row["num_envs"] / rate * 1000
@@ -258,7 +259,7 @@ def share(needs: Report, rates: Report, row: Report) -> Report:
 
 
 def torch_speed(_: Report) -> list[Report]:
-    """Time whole steps by the wall clock: torch draws actions and reads observations in place."""
+    """Time whole steps by the wall clock: PyTorch draws actions and reads observations in place."""
     import torch
 
     rows = []
@@ -288,7 +289,7 @@ def graph_of(driver: Any) -> Callable[[], Any]:
 
 
 def wall_rate(draw: Callable[[], Any], launch: Callable[[], Any], obs: Any) -> float:
-    """Return steps a second of draw, step, read the observations."""
+    """Return steps per second, with drawing actions and reading observations."""
     import torch
 
     torch.cuda.synchronize()
@@ -355,11 +356,11 @@ def compare(cpu: EngineBackend, gpu: EngineBackend) -> Report | None:
     return None
 
 
-# --- SMAX, for scale ---
+# --- SMAX, for comparison ---
 
 
 def smax_speed(_: Report) -> list[Report]:
-    """Time JaxMARL's SMAX with random actions, jitted scans over vmapped environments."""
+    """Time JaxMARL's SMAX with random actions in jitted scans over vmapped environments."""
     import jax
     import jaxmarl
     from jaxmarl.environments.smax import map_name_to_scenario
@@ -402,7 +403,7 @@ def scan_smax(jax: Any, env: Any, key: Any, num_envs: int) -> Any:
 
 
 def spread(rates: list[float]) -> Report:
-    """Return median, least and greatest rate, in environment steps a second."""
+    """Return median, minimum and maximum of the rates, in environment steps per second."""
     return {
         "median": round(statistics.median(rates)),
         "min": round(min(rates)),

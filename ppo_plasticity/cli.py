@@ -1,7 +1,7 @@
 """The `ppo-plasticity` command: toy problem, capacity of checkpoints, list of interventions.
 
-Nothing heavy is imported before the options have been read. Bad input is answered with one line
-that names the nearest match, and exit status 2.
+Nothing heavy is imported before the options have been read. Bad input leads to exit status 2 and
+one line with the nearest match.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -33,31 +33,14 @@ DEFAULT = "(default: %(default)s)"
 
 
 class UsageError(ValueError):
-    """Bad input: the command prints its one line and exits with status 2."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Reads options; a mistake is a `UsageError` instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
-        raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", message))
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options; unknown ones are named before anything else is missed."""
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        for argument in arguments:
-            name = argument.partition("=")[0]
-            if name.startswith("--") and name not in known:
-                raise UsageError(unknown("option", name, known))
-        return self.parse_args(arguments)
+    """Bad input: the command prints the message and exits with status 2."""
 
 
 class Command(NamedTuple):
     """A subcommand."""
 
     summary: str
-    add_options: Callable[[Parser], None]
+    add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
 
 
@@ -82,7 +65,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     """Read the options of the named subcommand and run it.
 
     Raises:
-        UsageError: a name, an option or its value is wrong.
+        UsageError: A name, an option or its value is wrong.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
@@ -90,16 +73,40 @@ def dispatch(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(unknown("command", name, COMMANDS))
-    command = COMMANDS[name]
-    parser = Parser(prog=f"ppo-plasticity {name}", description=command.summary, allow_abbrev=False)
-    command.add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
     try:
-        return command.run(parser.read(rest))
+        return COMMANDS[name].run(read_options(name, rest))
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
+
+
+def read_options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a subcommand.
+
+    Raises:
+        UsageError: An option is unknown, or its value is wrong.
+    """
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"ppo-plasticity {name}",
+        description=command.summary,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    command.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name}: {error.message}") from error
+    strange = [argument.partition("=")[0] for argument in rest if argument.startswith("-")]
+    if strange:
+        known = re.findall(r"--[\w-]+", parser.format_usage())
+        raise UsageError(unknown("option", strange[0], known))
+    if rest:
+        raise UsageError(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def overview() -> str:
@@ -112,13 +119,13 @@ def overview() -> str:
 # --- toy -----------------------------------------------------------------------------------------
 
 
-def toy_options(parser: Parser) -> None:
+def toy_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `toy`."""
     parser.add_argument(
         "--figure",
         default="toy.png",
         metavar="PATH",
-        help=f'where to draw, "" for nowhere {DEFAULT}',
+        help=f'file of the figure, "" for no figure {DEFAULT}',
     )
 
 
@@ -155,10 +162,10 @@ def toy_command(options: argparse.Namespace) -> int:
 
 
 def draw_or_explain(draw: Callable[[], None], path: str) -> None:
-    """Draw a figure; say in one line where it is or why there is none.
+    """Draw a figure; print one line that names its file, or the package that is missing.
 
     Raises:
-        UsageError: it cannot be written there.
+        UsageError: The figure cannot be written to `path`.
     """
     try:
         draw()
@@ -173,30 +180,30 @@ def draw_or_explain(draw: Callable[[], None], path: str) -> None:
 # --- capacity ------------------------------------------------------------------------------------
 
 
-def capacity_options(parser: Parser) -> None:
+def capacity_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `capacity`."""
     add = parser.add_argument
     add(
         "folder",
-        help="holds the state dicts, *.pt or *.safetensors, or step_*/policy.safetensors as the"
-        " checkpoints/ of a run does; read in the order of names",
+        nargs="?",
+        help="state dicts, *.pt or *.safetensors, or the checkpoints/ of a run with"
+        " step_*/policy.safetensors; read in the order of names (required)",
     )
+    add("--network", metavar="MODULE:FACTORY", help="function that returns the network (required)")
     add(
-        "--network",
-        required=True,
-        metavar="MODULE:FACTORY",
-        help="function that returns the network",
+        "--observations",
+        metavar="FILE.npy",
+        help="array (rows, ...) of any real dtype (required)",
     )
-    add("--observations", required=True, metavar="FILE.npy", help="(rows, ...), of any real dtype")
     add("--loss", default="categorical", help=f"{', '.join(LOSSES)} {DEFAULT}")
-    add("--prefix", default="", help="take only entries that start so, without it, e.g. actor.")
+    add("--prefix", default="", help="load only entries with this prefix, e.g. actor.")
     add(
         "--scale",
         type=number(0),
         default=1.0,
         help=f"divide observations by this, e.g. 255 {DEFAULT}",
     )
-    add("--minibatch", type=whole_number(1), default=256, help=f"rows of a step {DEFAULT}")
+    add("--minibatch", type=whole_number(1), default=256, help=f"rows per step {DEFAULT}")
     add("--epochs", type=whole_number(1), default=1, help=f"passes over all rows {DEFAULT}")
     add("--learning-rate", type=number(0), default=2.5e-4, help=f"of Adam {DEFAULT}")
     add("--betas", type=number(0, 1), nargs=2, default=[0.9, 0.999], help=f"of Adam {DEFAULT}")
@@ -206,12 +213,16 @@ def capacity_options(parser: Parser) -> None:
         type=whole_number(0),
         nargs="+",
         default=[27],
-        help=f"one fit each {DEFAULT}",
+        help=f"random targets, one fit per seed {DEFAULT}",
     )
 
 
 def capacity_command(options: argparse.Namespace) -> int:
-    """Measure every checkpoint of a folder and print a row for each of them and each target."""
+    """Measure every checkpoint of a folder; print a row per checkpoint and target."""
+    required = {"folder": "folder", "network": "--network", "observations": "--observations"}
+    missing = [shown for name, shown in required.items() if getattr(options, name) is None]
+    if missing:
+        raise UsageError(f"the following arguments are required: {', '.join(missing)}")
     folder = Path(options.folder)
     paths = checkpoints(folder)
     if options.loss not in LOSSES:
@@ -232,10 +243,10 @@ def capacity_command(options: argparse.Namespace) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return a folder's state dicts, or those of the checkpoints in it, in the order of names.
+    """Return a folder's state dicts, or those of its checkpoints, in the order of names.
 
     Raises:
-        UsageError: there are none.
+        UsageError: The folder does not exist, or has no state dicts.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
@@ -248,10 +259,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def build_network(target: str) -> "torch.nn.Module":
-    """Call the function `module:factory`, looked for in the working directory, too.
+    """Return the network made by the function `module:factory`.
+
+    The module may be in the working directory.
 
     Raises:
-        UsageError: there is none, or it returns something else.
+        UsageError: The function does not exist, fails, or does not return a network.
     """
     import importlib
 
@@ -277,10 +290,10 @@ def build_network(target: str) -> "torch.nn.Module":
 
 
 def build_probe(network: "torch.nn.Module", options: argparse.Namespace) -> "CapacityProbe":
-    """Read the observations and fit the fresh networks.
+    """Return a probe for the observations of the options; this fits the fresh networks.
 
     Raises:
-        UsageError: the observations cannot be read or do not fit the network.
+        UsageError: The observations cannot be read or do not fit the network.
     """
     from ppo_plasticity import capacity
 
@@ -305,7 +318,7 @@ def build_probe(network: "torch.nn.Module", options: argparse.Namespace) -> "Cap
             target_seeds=options.target_seeds,
             fit=fit,
         )
-    except Exception as error:  # the network is the user's and may raise anything
+    except Exception as error:  # a user's network may raise any error
         shape = (options.minibatch, *observations.shape[1:])
         whole = observations.dtype.kind in "iu" and options.scale == 1
         raise UsageError(
@@ -319,13 +332,13 @@ def read_observations(path: str) -> "NDArray[Any]":
     """Return the array of a .npy file, (rows, ...), as a memory map.
 
     Raises:
-        UsageError: the file cannot be read, or holds something else than rows of numbers.
+        UsageError: The file cannot be read, or does not contain rows of numbers.
     """
     import numpy as np
 
     try:
         found = np.load(path, mmap_mode="r")
-    except Exception as error:  # files that are no .npy raise half a dozen kinds
+    except Exception as error:  # a file of another format raises various errors
         raise UsageError(f"--observations {path}: {first_line(error)}") from error
     if not isinstance(found, np.ndarray):
         raise UsageError(f"--observations {path}: an archive, must be one array, saved as .npy")
@@ -338,7 +351,7 @@ def read_observations(path: str) -> "NDArray[Any]":
 
 
 def network_input(rows: "torch.Tensor", scale: float) -> "torch.Tensor":
-    """Return observations divided by `scale`, and single instead of double precision."""
+    """Return observations divided by `scale`, with double precision reduced to single."""
     import torch
 
     rows = rows if scale == 1 else rows / scale
@@ -346,10 +359,10 @@ def network_input(rows: "torch.Tensor", scale: float) -> "torch.Tensor":
 
 
 def load_weights(network: "torch.nn.Module", path: Path, prefix: str) -> None:
-    """Load a state dict, or the part of it that starts with `prefix`.
+    """Load a state dict into a network: its entries with `prefix`, which is removed.
 
     Raises:
-        UsageError: the file is no state dict of this network.
+        UsageError: The file is not a state dict of this network.
     """
     try:
         state = read_state(path)
@@ -359,7 +372,7 @@ def load_weights(network: "torch.nn.Module", path: Path, prefix: str) -> None:
             if name.startswith(prefix)
         }
         network.load_state_dict(chosen)
-    except Exception as error:  # unpickling alone raises a dozen kinds
+    except Exception as error:  # unpickling alone raises various errors
         raise UsageError(f"{path}: {first_line(error)}") from error
 
 
@@ -376,15 +389,15 @@ def read_state(path: Path) -> dict[str, "torch.Tensor"]:
 
 
 def statistics(result: "CapacityResult") -> dict[str, float]:
-    """Return the losses that are printed."""
+    """Return the printed losses by name."""
     return {name: getattr(result, name) for name in STATISTICS}
 
 
 # --- interventions -------------------------------------------------------------------------------
 
 
-def no_options(parser: Parser) -> None:
-    """Add nothing."""
+def no_options(parser: argparse.ArgumentParser) -> None:
+    """Add no options."""
 
 
 def interventions_command(options: argparse.Namespace) -> int:
@@ -427,7 +440,7 @@ COMMANDS = {
 
 
 def whole_number(low: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers."""
+    """Return a function that reads whole numbers from `low`."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"\d{1,18}", text) or int(text) < low:
@@ -438,7 +451,7 @@ def whole_number(low: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float = 1e9) -> Callable[[str], float]:
-    """Return a reader of numbers above `low` and below `high`."""
+    """Return a function that reads numbers above `low` and below `high`."""
 
     def read(text: str) -> float:
         try:
@@ -455,7 +468,7 @@ def number(low: float, high: float = 1e9) -> Callable[[str], float]:
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
-    """Return one line that names what was given, the nearest match and what is allowed."""
+    """Return one line with an unknown name, the nearest match and the allowed names."""
     names = list(allowed)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f", did you mean {nearest[0]}?" if nearest else ""
@@ -473,7 +486,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows with the same keys in columns, aligned to the right."""
+    """Print rows with equal keys as a table, aligned to the right."""
     lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
@@ -481,7 +494,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def cell(value: object) -> str:
-    """Return a value as it stands in a table."""
+    """Return the text of a value in a table."""
     if isinstance(value, list):
         return "(" + ", ".join(f"{part:.3f}" for part in value) + ")"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

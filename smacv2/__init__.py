@@ -1,7 +1,7 @@
 """StarCraft Multi-Agent Challenge v2: procedurally generated team battles.
 
-``import smacv2`` registers every scenario of ``maps/`` with Gymnasium; nothing else is loaded
-until an environment is made (no numba, no torch, no StarCraft II).
+``import smacv2`` registers every scenario of ``maps/`` with Gymnasium. Nothing heavy (Numba) is
+loaded until an environment is made; PyTorch and StarCraft II are not needed.
 
     import gymnasium, smacv2
     env = gymnasium.make("smacv2/terran_5_vs_5-v0")
@@ -11,13 +11,13 @@ until an environment is made (no numba, no torch, no StarCraft II).
 __version__ = "0.1.0"
 
 ENGINE_VERSION = "3"
-"""Version of the battle rules: raised whenever a seed with its actions could play differently."""
+"""Version of the battle rules: raised whenever the same seed and actions could play differently."""
 
 EVALUATION_SEED = 2**40
-"""First of the seeds reserved for evaluation. Training seeds lie below ``TRAINING_SEEDS``."""
+"""First of the seeds reserved for evaluation; training seeds are below ``TRAINING_SEEDS``."""
 
 TRAINING_SEEDS = 2**32
-"""Training draws seeds from ``range(TRAINING_SEEDS)``: it can never meet an evaluation battle."""
+"""Training draws seeds from ``range(TRAINING_SEEDS)``, so it never plays an evaluation battle."""
 
 from smacv2.registration import register_scenario, register_scenarios  # noqa: E402
 

@@ -1,24 +1,26 @@
-"""The state of a batch of battles, and the protocol that every backend fulfils.
+"""The state and outputs of a batch of battles, and the protocol that every backend fulfils.
 
-All battle state lives in three integer blocks, the battle axis first:
+The state of the battles is three integer blocks, with the battle axis first:
 
 * ``units``  ``(num_envs, len(UNIT_FIELDS), num_units)`` int32, allies before enemies,
 * ``world``  ``(num_envs, len(WORLD_FIELDS))`` int32,
-* ``sights`` ``(num_envs, num_agents, num_enemies)`` int8, what each agent may see of each enemy.
+* ``sights`` ``(num_envs, num_agents, num_enemies)`` int8, bits for what agents may see of enemies.
 
-A rule works on one battle, ``unit = units[b]``, and reads ``unit[HEALTH, target]``. Copying,
-hashing, saving or moving a battle to another device is one operation on a block. ``BattleState``
-gives every row a name from outside: ``state.health`` is the view ``units[:, HEALTH]``.
+A rule works on one battle, ``unit = units[b]``, and reads ``unit[HEALTH, target]``. To copy, hash
+or save battles, or to move them to another device, takes one operation per block. Outside the
+rules ``BattleState`` names every row: ``state.health`` is the view ``units[:, HEALTH]``.
 
 Units of measure: *fixed* is 1/4096 (``engine/fixed.py``), distances in cells, times in ticks; one
 tick is one game loop, 1/16 game second.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
+
+from smacv2.layout import Layout
 
 UNIT_FIELDS = {
     "unit_type": "index into units.toml (alphabetical)",
@@ -28,12 +30,12 @@ UNIT_FIELDS = {
     "y": "fixed cells, north",
     "face_x": "fixed, x of the unit vector the unit faces",
     "face_y": "fixed, y of the same vector",
-    "velocity_x": "fixed cells per tick wanted in this tick",
-    "velocity_y": "fixed cells per tick wanted in this tick",
+    "velocity_x": "fixed cells per tick, as wanted in this tick",
+    "velocity_y": "fixed cells per tick, as wanted in this tick",
     "push_x": "fixed cells, collision correction of this tick",
     "push_y": "fixed cells, collision correction of this tick",
     "steer": "side on which the unit walks around a blocker: -1 right, 0 straight on, 1 left",
-    "blocked": "ticks left of walking around others, set anew when collisions take most of a move",
+    "blocked": "ticks left of walking around others, reset when collisions take most of a move",
     "health": "fixed hit points; 0 when dead",
     "shield": "fixed hit points",
     "energy": "fixed energy",
@@ -46,9 +48,9 @@ UNIT_FIELDS = {
     "cooldown": "fixed ticks until the weapon is ready, 0 when ready",
     "phase": "PHASE_READY, PHASE_WINDUP or PHASE_CHANNEL",
     "phase_ticks": "fixed ticks of wind-up left",
-    "backswing": "fixed ticks the unit stands still after a shot",
+    "backswing": "fixed ticks left of the pause after a shot",
     "weapon": "index of the weapon being wound up",
-    "swing_target": "unit index that the second hit of a swing will strike, or -1",
+    "swing_target": "unit index of the target of a swing's second hit, or -1",
     "swing_ticks": "fixed ticks until that hit",
     "missile_target": "unit index that this unit's missile follows, or -1",
     "missile_x": "fixed cells",
@@ -56,7 +58,7 @@ UNIT_FIELDS = {
     "missile_weapon": "index of the weapon that launched it",
     "beam_target": "unit index of the main target of a running beam volley, or -1",
     "beam_tick": "ticks since the volley was fired",
-    "burst": "1 while a death burst of this unit waits to be resolved",
+    "burst": "1: a death burst of this unit waits to be resolved; 2: it has been resolved",
     "attack_chance": "probability that an attack order is sent, times CHANCE_ONE",
     "health_level": "fraction of full health below which the unit dies, times CHANCE_ONE",
     "last_action": "the agent's last action",
@@ -66,7 +68,7 @@ UNIT_FIELDS = {
     "spotter": "agent that first spotted this enemy, or -1 (prob_obs_enemy)",
     "turn": "units in the random order in which they act in this tick (a scratch list)",
 }
-"""Rows of the ``units`` block in order, with unit of measure. Beam rows follow (``unit_rows``)."""
+"""Rows of the ``units`` block in order, with units of measure; beam rows follow (``unit_rows``)."""
 
 (
     UNIT_TYPE, PASSIVE, RADIUS, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y,
@@ -77,33 +79,33 @@ UNIT_FIELDS = {
 ) = range(len(UNIT_FIELDS))  # fmt: skip
 
 SPLASH_SLOTS = 8
-"""Ring of ticks in which beam hits wait to land: rows SPLASH .. SPLASH + 7, hits per slot."""
+"""Length of the ring of ticks in which beam hits land: rows SPLASH to SPLASH + 7 count the hits."""
 
 SPLASH = len(UNIT_FIELDS)
 BEAM_TOUCHED = SPLASH + SPLASH_SLOTS
-"""First of the rows that remember whom a volley has touched: bits, per beam one word or more."""
+"""First of the rows whose bits say which units a volley has touched; at least a word per beam."""
 
 WORD_BITS = 31
-"""Victims remembered per ``int32`` word (the sign bit stays clear)."""
+"""Units per ``int32`` word of touched units (the sign bit stays clear)."""
 
 WORLD_FIELDS = {
     "seed_low": "low 32 bits of the battle's seed",
     "seed_high": "high 32 bits of the battle's seed",
-    "episode": "episodes started since the seed was set, minus one",
+    "episode": "episodes started since the seed was set, minus one: -1 before the first",
     "tick": "game loops played in this episode",
     "step": "environment steps played in this episode",
-    "trigger_phase": "tick modulo the trigger period at which idle enemies are re-ordered",
+    "trigger_phase": "tick modulo the trigger period at which idle enemies get new orders",
     "over": "1: the battle has ended, the next step resets it",
     "outcome": "OUTCOME_RUNNING, _WON, _LOST, _DRAWN or _TIMEOUT",
     "dead_allies": "units",
     "dead_enemies": "units",
     "illegal_actions": "agents whose action was replaced in the last step",
-    "max_reward": "points of a full clear that the reward is scaled by, before reward_scale_rate",
-    "first_max_reward": "the same of the first episode (rules modes that keep defect B2), else 0",
+    "max_reward": "points of killing all enemies and winning, by which the reward is scaled",
+    "first_max_reward": "life of the first episode's enemies (modes that keep defect B2), else 0",
     "bursts": "death bursts waiting to be resolved",
     "finished": "episodes that ended since the seed was set",
 }
-"""Columns of the ``world`` block in order, with unit of measure."""
+"""Columns of the ``world`` block in order, with units of measure."""
 
 (
     SEED_LOW, SEED_HIGH, EPISODE, TICK, STEP, TRIGGER_PHASE, OVER, OUTCOME, DEAD_ALLIES,
@@ -113,7 +115,7 @@ WORLD_FIELDS = {
 ORDER_IDLE, ORDER_MOVE, ORDER_ATTACK, ORDER_ACQUIRED, ORDER_RETALIATE, ORDER_HEAL = range(6)
 PHASE_READY, PHASE_WINDUP, PHASE_CHANNEL = range(3)
 NOT_THERE = -(1 << 20)
-"""Radius of a dead unit: so small that nothing is ever near it."""
+"""Radius of a dead unit: so far below zero that nothing is ever near it."""
 
 OUTCOME_RUNNING, OUTCOME_WON, OUTCOME_LOST, OUTCOME_DRAWN, OUTCOME_TIMEOUT = range(5)
 
@@ -132,8 +134,24 @@ def unit_rows(num_agents: int, num_enemies: int) -> int:
 
 
 def touched_words(num_agents: int, num_enemies: int) -> int:
-    """Return the words per beam needed to remember every unit of the larger side."""
+    """Return the words per beam that hold a bit for every unit of the larger side."""
     return -(-max(num_agents, num_enemies) // WORD_BITS)
+
+
+def set_seeds(world: np.ndarray, chosen: np.ndarray, seeds: np.ndarray) -> None:
+    """Set the seeds of chosen battles, so that their next episode is episode 0.
+
+    Args:
+        world: ``(num_envs, len(WORLD_FIELDS))`` int32.
+        chosen: ``(num_envs,)`` bool.
+        seeds: ``(num_envs,)``, of any integer dtype.
+    """
+    words = np.ascontiguousarray(seeds.astype(np.uint64)).view(np.uint32).reshape(-1, 2)
+    world[chosen, SEED_LOW] = words[chosen, 0].view(np.int32)
+    world[chosen, SEED_HIGH] = words[chosen, 1].view(np.int32)
+    world[chosen, EPISODE] = -1
+    world[chosen, FINISHED] = 0
+    world[chosen, FIRST_MAX_REWARD] = 0
 
 
 @dataclass(frozen=True)
@@ -171,24 +189,85 @@ _UNIT_ROW = {name: row for row, name in enumerate(UNIT_FIELDS)}
 _WORLD_COLUMN = {name: column for column, name in enumerate(WORLD_FIELDS)}
 
 
-class Backend(Protocol):
-    """What plays the battles: the embedded engine or StarCraft II."""
+@dataclass(frozen=True)
+class Outputs:
+    """Arrays that agents and learners read, overwritten by every step and reset."""
 
-    state: BattleState
+    obs: np.ndarray  # (num_envs, num_agents, obs_size) float32
+    state: np.ndarray  # (num_envs, state_size) float32
+    action_mask: np.ndarray  # (num_envs, num_agents, num_actions) int8
+    reward: np.ndarray  # (num_envs,) float32
+    terminated: np.ndarray  # (num_envs,) bool
+    truncated: np.ndarray  # (num_envs,) bool
+
+    @classmethod
+    def empty(cls, num_envs: int, layout: Layout) -> "Outputs":
+        """Return zeroed arrays for a batch."""
+        agents = layout.num_agents
+        return cls(
+            obs=np.zeros((num_envs, agents, layout.obs_size), np.float32),
+            state=np.zeros((num_envs, layout.state_size), np.float32),
+            action_mask=np.zeros((num_envs, agents, layout.num_actions), np.int8),
+            reward=np.zeros(num_envs, np.float32),
+            terminated=np.zeros(num_envs, np.bool_),
+            truncated=np.zeros(num_envs, np.bool_),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Backend(Protocol):
+    """A batch of battles that can be played: in the embedded engine, or in StarCraft II.
+
+    Environments, scripted policies and ``smacv2 play`` use nothing else of a backend, so whatever
+    fulfils this protocol can stand in for the engine. All arrays are in host memory; they are
+    current after every call below.
+    """
 
     @property
-    def fingerprint(self) -> Mapping[str, str | int]:
+    def layout(self) -> Layout:
+        """Sizes, offsets and names of observations, state and actions."""
+
+    @property
+    def state(self) -> BattleState:
+        """The battles. The environment reads health, outcome, counts of losses and ``over``."""
+
+    @property
+    def outputs(self) -> Outputs:
+        """The arrays that every reset and step overwrites."""
+
+    @property
+    def fingerprint(self) -> dict[str, str | int]:
         """Everything that decides results: engine version, scenario hash, options, device class."""
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray | None) -> None:
         """Start new battles where ``mask`` ``(num_envs,)`` bool is set.
 
-        ``seeds`` ``(num_envs,)`` uint64 starts episode 0 of those seeds; None goes on to the next
-        episode of each battle's own seed.
+        Args:
+            mask: The battles to reset; the others are left as they are.
+            seeds: ``(num_envs,)`` uint64, to start episode 0 of these seeds; None starts the next
+                episode of each battle's own seed.
         """
 
     def step(self, actions: np.ndarray) -> None:
-        """Play one environment step with ``actions`` ``(num_envs, num_agents)``."""
+        """Play one step of every battle; a battle that is over is reset instead (NEXT_STEP).
+
+        Args:
+            actions: ``(num_envs, num_agents)`` int32, contiguous.
+        """
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """Return copies of everything that ``restore`` needs to continue bit for bit."""
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Continue from a ``checkpoint`` of a backend with the same scenario and options.
+
+        Raises:
+            ValueError: The checkpoint is of another game, or an array is missing or has another
+                shape; nothing has been changed.
+        """
 
     def close(self) -> None:
         """Release threads, processes and devices."""

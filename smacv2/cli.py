@@ -1,7 +1,7 @@
 """The command ``smacv2``: a table of subcommands, each with its options and its function.
 
 Nothing heavy is imported before the options have been read, so help and errors are quick. Bad input
-is answered with one line that names the nearest match, and exit status 2.
+leads to exit status 2 and one line with the nearest match.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smacv2.options import OptionError
 from smacv2.registration import environment_id
@@ -22,45 +22,20 @@ if TYPE_CHECKING:
 
 DEVICES = ("cpu", "cuda")
 POLICIES = ("random", "stop", "nearest")
+MAX_ENVS, MAX_THREADS = 2**20, 1024  # as in gymnasium_env, which is slow to import
 MAX_SEED = 2**32
 DEFAULT = "(default: %(default)s)"
 
 
 class UsageError(ValueError):
-    """Bad input: the command prints its one line and exits with status 2."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Reads options; a mistake is a ``UsageError`` instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
-        raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", message))
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options; unknown ones are named before anything else is missed."""
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        for argument in arguments:
-            name = argument.partition("=")[0]
-            if name.startswith("--") and name not in known:
-                self.refuse("option", name, known)
-        options, unknown = self.parse_known_args(arguments)
-        if unknown:
-            self.refuse("argument", unknown[0], known)
-        return options
-
-    def refuse(self, kind: str, name: str, known: Sequence[str]) -> NoReturn:
-        """Raise for something that the command does not take."""
-        raise UsageError(
-            f"unknown {kind} {name}{did_you_mean(name, known)} (allowed: {', '.join(known)})"
-        )
+    """Bad input: the command prints the message and exits with status 2."""
 
 
 # --- Values --------------------------------------------------------------------------------------
 
 
 def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
-    """Return a reader of whole numbers in a range."""
+    """Return a function that reads whole numbers from ``low`` to ``high``."""
 
     def read(text: str) -> int:
         try:
@@ -88,7 +63,7 @@ def duration(text: str) -> float:
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
-    """Return a reader of names."""
+    """Return a function that reads one of ``names``."""
 
     def read(text: str) -> str:
         if text not in names:
@@ -101,7 +76,7 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def scenario(text: str) -> str:
-    """Read the name of a scenario, or the path of a TOML file without mistakes."""
+    """Check the name of a scenario, or the path of its TOML file."""
     try:
         load_scenario(text)
     except (ScenarioError, OptionError, OSError) as error:
@@ -112,8 +87,8 @@ def scenario(text: str) -> str:
 # --- Commands ------------------------------------------------------------------------------------
 
 
-def list_options(parser: Parser) -> None:
-    """Declare the options of ``smacv2 list``."""
+def no_options(parser: argparse.ArgumentParser) -> None:
+    """Add no options."""
 
 
 def list_command(options: argparse.Namespace) -> int:
@@ -144,18 +119,23 @@ def list_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def speed_options(parser: Parser) -> None:
-    """Declare the options of ``smacv2 speed``."""
+def speed_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``smacv2 speed``."""
     add = parser.add_argument
     add("--scenario", type=scenario, default="terran_10_vs_10", help=f"name or TOML file {DEFAULT}")
-    add("--num-envs", type=whole_number(1), default=1024, help=f"battles at once {DEFAULT}")
-    add("--threads", type=whole_number(1, 4096), help="CPU threads (default: every core)")
+    add(
+        "--num-envs",
+        type=whole_number(1, MAX_ENVS),
+        default=1024,
+        help=f"battles at once {DEFAULT}",
+    )
+    add("--threads", type=whole_number(1, MAX_THREADS), help="CPU threads (default: every core)")
     add("--device", type=one_of(DEVICES), default="cpu", help=f"cpu or cuda {DEFAULT}")
     add("--seconds", type=duration, default=5.0, help=f"timed, in five repeats {DEFAULT}")
 
 
 def speed_command(options: argparse.Namespace) -> int:
-    """Print how many steps a second the environment plays, and where the time goes."""
+    """Print environment steps per second, and the time of each stage."""
     from smacv2.speed import measure
 
     try:
@@ -190,16 +170,16 @@ def describe_speed(speed: "Speed") -> str:
         f"{speed.scenario}: {speed.num_envs} battles, {speed.threads} threads, {speed.device}\n"
         f"env steps/s    {median} (median of {len(speed.repeats)}; {low} to {high})\n"
         f"agent steps/s  {agents}\n"
-        f"µs a step      {parts}\n"
-        f"first step     {speed.compile_seconds:.2f} s (compilation, where not cached)\n"
+        f"µs per step    {parts}\n"
+        f"first step     {speed.compile_seconds:.2f} s (compilation, unless cached)\n"
         f"peak memory    {speed.peak_memory_mb:,.0f} MB"
     )
 
 
-def play_options(parser: Parser) -> None:
-    """Declare the options of ``smacv2 play``."""
+def play_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``smacv2 play``."""
     add = parser.add_argument
-    add("--scenario", type=scenario, required=True, help="name or TOML file")
+    add("--scenario", type=scenario, help="name or TOML file (required)")
     add(
         "--policy",
         type=one_of(POLICIES),
@@ -216,7 +196,9 @@ def play_options(parser: Parser) -> None:
 
 
 def play_command(options: argparse.Namespace) -> int:
-    """Print what a scripted policy is worth."""
+    """Print the results of a scripted policy."""
+    if options.scenario is None:
+        raise UsageError("--scenario is required")
     from smacv2.play import play
 
     result: dict[str, Any] = play(
@@ -238,12 +220,8 @@ def play_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def doctor_options(parser: Parser) -> None:
-    """Declare the options of ``smacv2 doctor``."""
-
-
 def doctor_command(options: argparse.Namespace) -> int:
-    """Print what this machine offers and what is wrong; return 1 if anything is."""
+    """Print the findings about this machine; return 1 if anything is wrong."""
     from smacv2.doctor import WRONG, examine, report
 
     findings = examine()
@@ -258,18 +236,18 @@ def doctor_command(options: argparse.Namespace) -> int:
 
 
 class Command(NamedTuple):
-    """A subcommand: what it does, its options, and the function that returns the exit status."""
+    """A subcommand: summary, function that adds its options, function that runs it."""
 
     summary: str
-    add_options: Callable[[Parser], None]
+    add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
 
 
 COMMANDS = {
-    "list": Command("show all scenarios with their sizes", list_options, list_command),
+    "list": Command("show all scenarios with their sizes", no_options, list_command),
     "speed": Command("measure environment steps per second", speed_options, speed_command),
     "play": Command("play a scripted policy, show its win rate", play_options, play_command),
-    "doctor": Command("check this machine, say how to cure it", doctor_options, doctor_command),
+    "doctor": Command("check this machine, suggest cures", no_options, doctor_command),
 }
 
 
@@ -306,19 +284,43 @@ def dispatch(arguments: Sequence[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        allowed = ", ".join(COMMANDS)
-        hint = did_you_mean(name, COMMANDS)
-        raise UsageError(f'unknown command "{name}"{hint} (allowed: {allowed})')
-    command = COMMANDS[name]
-    parser = Parser(prog=f"smacv2 {name}", description=command.summary, allow_abbrev=False)
-    command.add_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+        raise unknown(f'command "{name}"', name, COMMANDS)
     try:
-        return command.run(parser.read(rest))
+        return COMMANDS[name].run(read_options(name, rest))
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
+
+
+def read_options(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a subcommand.
+
+    Raises:
+        UsageError: An option is unknown, or its value is wrong.
+    """
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"smacv2 {name}", description=command.summary, allow_abbrev=False, exit_on_error=False
+    )
+    command.add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name}: {error.message}") from error
+    if rest:
+        given, known = rest[0].partition("=")[0], re.findall(r"--[\w-]+", parser.format_usage())
+        kind = "option" if given.startswith("-") else "argument"
+        raise unknown(f"{kind} {given}", given, known)
+    return options
+
+
+def unknown(what: str, name: str, allowed: Iterable[str]) -> UsageError:
+    """Return the error for a name that does not exist; it suggests the nearest allowed name."""
+    names = list(allowed)
+    hint = did_you_mean(name, names)
+    return UsageError(f"unknown {what}{hint} (allowed: {', '.join(names)})")
 
 
 def overview() -> str:
@@ -337,7 +339,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(rows: Iterable[dict[str, object]]) -> None:
-    """Print rows with the same keys in columns, numbers to the right."""
+    """Print rows with equal keys as a table, numbers aligned to the right."""
     rows = list(rows)
     lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

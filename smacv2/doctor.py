@@ -1,4 +1,4 @@
-"""Say what this machine offers, what is wrong with it, and how to cure that."""
+"""Check this machine: packages, compiler, devices, and cures for what is wrong."""
 
 import ctypes
 import importlib
@@ -18,22 +18,22 @@ MINIMUM_PYTHON = (3, 11)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. ``absent`` is optional and not there; only ``wrong`` needs a cure."""
+    """The result of one check. ``absent`` is optional and missing; only ``wrong`` needs a cure."""
 
     name: str
     status: str
     value: str
     cure: str = ""
-    """One line; for what is absent, how to get it."""
+    """One line; if something is absent, how to get it."""
 
 
 def examine() -> list[Finding]:
-    """Look at everything; never raises, imports neither torch nor protobuf."""
+    """Run all checks; this never raises, and imports neither torch nor protobuf."""
     return [finding for check in CHECKS for finding in check()]
 
 
 def report(findings: list[Finding]) -> dict[str, object]:
-    """Return what ``smacv2 doctor --json`` prints."""
+    """Return the findings as ``smacv2 doctor --json`` prints them."""
     healthy = all(finding.status != WRONG for finding in findings)
     return {"healthy": healthy, "findings": [asdict(finding) for finding in findings]}
 
@@ -42,7 +42,7 @@ def report(findings: list[Finding]) -> dict[str, object]:
 
 
 def check_python() -> Iterator[Finding]:
-    """Look at the interpreter and the processors it may use."""
+    """Check the interpreter, and count the processors that it may use."""
     needed = ".".join(map(str, MINIMUM_PYTHON))
     new_enough = tuple(map(int, platform.python_version_tuple()[:2])) >= MINIMUM_PYTHON
     cure = "" if new_enough else f"use Python {needed} or newer"
@@ -52,7 +52,7 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Compare the required packages with the versions that the metadata asks for."""
+    """Compare the installed packages with the versions that the metadata requires."""
     try:
         requirements = metadata(DISTRIBUTION).get_all("Requires-Dist") or []
     except PackageNotFoundError:
@@ -78,13 +78,13 @@ def _package(requirement: str) -> Finding:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: "2.13.0+cu130" is (2, 13, 0)."""
+    """Return the leading numbers of a version: (2, 13, 0) for "2.13.0+cu130"."""
     match = re.match(r"\d+(\.\d+)*", text)
     return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def installed(name: str) -> str | None:
-    """Return a distribution's version without importing it; None where it is not installed."""
+    """Return a distribution's version without importing it; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -92,7 +92,7 @@ def installed(name: str) -> str | None:
 
 
 def check_conflicts() -> Iterator[Finding]:
-    """Look for packages that break others without saying so."""
+    """Look for packages that silently break others."""
     if installed("pygame") and installed("pygame-ce"):
         cure = "pip uninstall pygame pygame-ce, then install one of them: both own module pygame"
         yield Finding("pygame", WRONG, "pygame and pygame-ce", cure)
@@ -104,7 +104,7 @@ def check_conflicts() -> Iterator[Finding]:
         yield Finding("upstream SMACv2", WRONG, installed("SMACv2") or "", cure)
     pillow = installed("pillow")
     if pillow and installed("moviepy") and _numbers(pillow) < (12,):
-        cure = "moviepy holds pillow below 12; pip uninstall moviepy if something needs a newer one"
+        cure = "moviepy needs pillow below 12: pip uninstall moviepy to use a newer pillow"
         yield Finding("pillow", OK, pillow, cure)
 
 
@@ -112,16 +112,16 @@ def check_conflicts() -> Iterator[Finding]:
 
 
 def check_engine() -> Iterator[Finding]:
-    """Look at the compiler and the folder of compiled rules."""
+    """Check the compiler and the folder of compiled rules."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         cure = "unset NUMBA_DISABLE_JIT: rules run uncompiled, for debugging only"
         yield Finding("compiler", WRONG, "switched off", cure)
     try:
         folder = importlib.import_module("smacv2.engine.compile").cache_folder()
     except OSError as error:
-        cure = "set NUMBA_CACHE_DIR to a folder that can be written, or every start compiles anew"
+        cure = "set NUMBA_CACHE_DIR to a writable folder, or every start compiles the rules again"
         yield Finding("compile cache", WRONG, str(error), cure)
-    except Exception as error:  # whatever a broken numba or llvmlite raises
+    except Exception as error:  # a broken numba or llvmlite raises various errors
         cure = "pip install --force-reinstall numba"
         yield Finding("compiler", WRONG, f"{type(error).__name__}: {error}", cure)
     else:
@@ -142,7 +142,7 @@ def _megabytes(folder: Path) -> float:
 
 
 def check_cuda() -> Iterator[Finding]:
-    """Look for NVIDIA's driver and for numba-cuda; creates no CUDA context."""
+    """Look for NVIDIA's driver and for numba-cuda, without creating a CUDA context."""
     driver, devices = cuda_driver()
     compiler = installed("numba-cuda")
     if driver is None:
@@ -157,7 +157,7 @@ def check_cuda() -> Iterator[Finding]:
 
 
 def cuda_driver() -> tuple[str | None, int]:
-    """Return the driver's CUDA version, None without a driver, and the number of devices."""
+    """Return the driver's CUDA version (None without a driver) and the number of devices."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -177,7 +177,7 @@ def check_game() -> Iterator[Finding]:
         cure = "only the real game needs it: set it to the StarCraft II folder"
         yield Finding("SC2PATH", ABSENT, "not set", cure)
     elif not (Path(path) / "Versions").is_dir():
-        cure = "point it to the folder that holds Versions/ and Maps/, or unset it"
+        cure = "set it to the folder that contains Versions/ and Maps/, or unset it"
         yield Finding("SC2PATH", WRONG, f"{path} has no folder Versions", cure)
     else:
         yield Finding("SC2PATH", OK, path)

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from smacv2 import TRAINING_SEEDS
-from smacv2.battle import OUTCOME_DRAWN, OUTCOME_WON
+from smacv2.battle import OUTCOME_DRAWN, OUTCOME_WON, Backend
 from smacv2.options import Options
 from smacv2.scenario import MAX_EPISODE_LIMIT, Scenario, load_scenario
 from smacv2.schema import did_you_mean
@@ -25,7 +25,7 @@ RESET_OPTIONS = ("reset_mask",)
 
 
 def _whole(name: str, value: Any, high: int) -> int:
-    """Return a whole number in [1, high], or refuse anything else in one line."""
+    """Return a whole number in [1, high]; raise ValueError with one line for anything else."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, not {value!r}")
     if not 1 <= value <= high:
@@ -34,11 +34,20 @@ def _whole(name: str, value: Any, high: int) -> int:
 
 
 class IllegalAction(ValueError):
-    """An action that the mask forbids, under ``strict=True``."""
+    """An action that the mask forbids, with ``strict=True``."""
 
 
 class ResetNeeded(RuntimeError):
-    """A step in a battle that has not been reset, or is over."""
+    """A step in a battle that has not been reset or is over."""
+
+
+def make_backend(
+    scenario: Scenario, options: Options, num_envs: int, *, device: str, num_threads: int | None
+) -> Backend:
+    """Return the embedded engine; it is imported here because its compiler loads slowly."""
+    from smacv2.engine.backend import EngineBackend
+
+    return EngineBackend(scenario, options, num_envs, device=device, num_threads=num_threads)
 
 
 class SMACv2VectorEnv(VectorEnv):
@@ -46,12 +55,12 @@ class SMACv2VectorEnv(VectorEnv):
 
     ## Description
     Agents fight a team of enemies that the map's script controls. Unit types and start positions
-    are drawn anew for every battle. Agents see their surroundings only, and share one reward.
+    are drawn for every battle. Agents see only their surroundings, and share a single reward.
 
     ## Action Space
     ``MultiDiscrete([num_actions] * num_agents)`` for each battle. 0 no-op (dead agents only),
-    1 stop, 2 north, 3 south, 4 east, 5 west, then (with ``conic_fov``) one look action for each
-    direction, then one attack for each enemy; units that heal aim at allies instead.
+    1 stop, 2 north, 3 south, 4 east, 5 west, then (with ``conic_fov``) one look action per
+    direction, then one attack per enemy; units that heal have allies as targets instead.
     ``info["action_mask"]`` says what is legal. An illegal action is replaced by stop (no-op for
     the dead) and counted in ``info["illegal_actions"]``; ``strict=True`` raises instead.
 
@@ -60,12 +69,12 @@ class SMACv2VectorEnv(VectorEnv):
     number. ``info["state"]`` is the global state for training.
 
     ## Rewards
-    Damage dealt, kills and victory, scaled so that a battle without losses of chance returns 20
-    (see ``Options``). float32, one number a battle, shared by its agents.
+    Damage dealt, kills and victory, scaled so that killing all enemies has the return 20 (see
+    ``Options``). float32, one number per battle, shared by its agents.
 
     ## Starting State
-    Drawn from (seed, episode): battle i of N is equal, bit for bit, to a lone battle seeded
-    ``seed + i``.
+    Drawn from (seed, episode): battle i of N equals a lone battle seeded ``seed + i``, bit for
+    bit.
 
     ## Episode End
     ``terminated`` when a side is beaten, ``truncated`` at the episode limit. The next step of an
@@ -79,18 +88,18 @@ class SMACv2VectorEnv(VectorEnv):
 
     Args:
         scenario: A name (``smacv2 list``), the path of a TOML file, or a ``Scenario``.
-        num_envs: Battles.
-        max_episode_steps: Replaces the scenario's episode limit.
+        num_envs: Number of battles.
+        max_episode_steps: Replacement for the scenario's episode limit.
         backend: "engine".
         device: "cpu" or "cuda".
-        num_threads: CPU threads; None takes every core. Results do not depend on it.
-        copy: Return fresh arrays; False returns ``buffers``, which the next call overwrites.
+        num_threads: CPU threads; None uses every core. Results do not depend on it.
+        copy: Whether to return copies; False returns ``buffers``, which the next call overwrites.
         render_mode: None; battles are not drawn.
         **options: Any field of ``smacv2.options.Options``.
 
     Raises:
-        UnknownScenario, ScenarioError, OptionError, ValueError: one line that names what was
-            given, what is allowed and the nearest match.
+        UnknownScenario, ScenarioError, OptionError, ValueError: The message is one line with the
+            given value, the allowed ones and the nearest match.
 
     ## Version History
     v0: first release.
@@ -128,11 +137,9 @@ class SMACv2VectorEnv(VectorEnv):
         num_envs = _whole("num_envs", num_envs, MAX_ENVS)
         if num_threads is not None:
             num_threads = _whole("num_threads", num_threads, MAX_THREADS)
-        from smacv2.engine.backend import EngineBackend
-
         self.scenario = scenario
         self.options: Options = scenario.options.replace(**options)
-        self.backend = EngineBackend(
+        self.backend: Backend = make_backend(
             scenario, self.options, num_envs, device=device, num_threads=num_threads
         )
         self.num_envs = num_envs
@@ -150,7 +157,7 @@ class SMACv2VectorEnv(VectorEnv):
         self.obs_size = layout.obs_size
         self.state_size = layout.state_size
         self.episode_limit = self.scenario.episode_limit
-        # Distances beyond sight and health below a unit's level leave the usual [-1, 1].
+        # Outside [-1, 1] are distances beyond sight, and health below an agent's health level.
         unbounded = self.options.fully_observable or self.scenario.health is not None
         high = np.inf if unbounded else 1.0
         shape = (self.num_agents, self.obs_size)
@@ -161,14 +168,13 @@ class SMACv2VectorEnv(VectorEnv):
 
     @property
     def fingerprint(self) -> dict[str, str | int]:
-        """Everything that decides results; kept with every result."""
+        """Everything that decides results, to be stored with every result."""
         return self.backend.fingerprint
 
     @property
     def buffers(self) -> dict[str, np.ndarray]:
-        """The arrays that every step overwrites; ``torch.from_dlpack`` shares their memory."""
-        outputs = self.backend.outputs
-        return {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+        """Arrays that every step overwrites; ``torch.from_dlpack`` shares their memory."""
+        return self.backend.outputs.arrays()
 
     def reset(
         self,
@@ -180,8 +186,8 @@ class SMACv2VectorEnv(VectorEnv):
 
         Args:
             seed: Battle i is seeded ``seed + i``, or with the i-th of a sequence, and starts its
-                episode 0. None goes on with each battle's next episode (at first: a random seed).
-            options: ``{"reset_mask": bool (num_envs,)}`` resets those battles only.
+                episode 0. None starts each battle's next episode (at first: with a random seed).
+            options: ``{"reset_mask": bool (num_envs,)}`` resets only the masked battles.
         """
         mask = self._reset_mask(options)
         seeds = self._seeds(seed)
@@ -231,7 +237,7 @@ class SMACv2VectorEnv(VectorEnv):
 
         Raises:
             ValueError: Wrong shape or dtype.
-            IllegalAction: A masked action under ``strict=True``; nothing has been played.
+            IllegalAction: An illegal action with ``strict=True``; nothing has been played.
             ResetNeeded: Before the first reset.
         """
         if not self._seeded:
@@ -254,7 +260,7 @@ class SMACv2VectorEnv(VectorEnv):
             )
         if self.options.strict:
             self._refuse_illegal(actions)
-        # Numbers beyond int32 are as illegal as any other outside the action space.
+        # Clipped before the cast: numbers beyond int32 must not wrap around to legal actions.
         return np.ascontiguousarray(np.clip(actions, -1, self.num_actions), np.int32)
 
     def _refuse_illegal(self, actions: np.ndarray) -> None:
@@ -273,7 +279,7 @@ class SMACv2VectorEnv(VectorEnv):
         )
 
     def last(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return observations and infos as the last call gave them."""
+        """Return the observations and infos of the last reset, step or restore."""
         state, outputs = self.backend.state, self.backend.outputs
         info = {
             "state": self._out(outputs.state),
@@ -297,43 +303,18 @@ class SMACv2VectorEnv(VectorEnv):
         return allowed
 
     def checkpoint(self) -> dict[str, np.ndarray]:
-        """Return copies of everything that ``restore`` needs to go on bit for bit."""
-        arrays = {name: array.copy() for name, array in self._memory().items()}
-        return {**arrays, "game": self._game()}
+        """Return copies of everything that ``restore`` needs to continue bit for bit."""
+        return self.backend.checkpoint()
 
     def restore(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Go back to a ``checkpoint`` of an environment with the same scenario and options.
+        """Continue from a ``checkpoint`` of an environment with the same scenario and options.
 
         Raises:
-            ValueError: It is of another game, or an array is missing or has another shape; nothing
-                has been changed.
+            ValueError: The checkpoint is of another game, or an array is missing or has another
+                shape; nothing has been changed.
         """
-        if "game" not in saved or not np.array_equal(saved["game"], self._game()):
-            raise ValueError(
-                f"checkpoint: it belongs to another scenario, other options or another engine "
-                f"version than {self.scenario.name} here"
-            )
-        memory = self._memory()
-        for name, target in memory.items():
-            shape = saved[name].shape if name in saved else None
-            if shape != target.shape:
-                raise ValueError(f"checkpoint: {name} must have shape {target.shape}, not {shape}")
-        for name, target in memory.items():
-            target[...] = saved[name]
-        self.backend.driver.upload()
+        self.backend.restore(saved)
         self._seeded = True
-
-    def _memory(self) -> dict[str, np.ndarray]:
-        """Return every array that a step may change, by name."""
-        state = self.backend.state
-        blocks = {"units": state.units, "world": state.world, "sights": state.sights}
-        return {**blocks, **self.buffers}
-
-    def _game(self) -> np.ndarray:
-        """Return what a checkpoint must share with the environment it is restored in, as bytes."""
-        keys = ("engine_version", "scenario_hash", "options_hash")
-        text = " ".join(str(self.fingerprint[key]) for key in keys)
-        return np.frombuffer(text.encode(), np.uint8).copy()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Release threads or the device."""
@@ -356,7 +337,7 @@ class SMACv2Env(gymnasium.Env):
         self._over = True
 
     def __getattr__(self, name: str) -> Any:
-        """Look up sizes, layout, scenario and the like in the vector environment."""
+        """Look up sizes, layout, scenario and others in the vector environment."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._vector, name)
@@ -364,7 +345,7 @@ class SMACv2Env(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start a battle: episode 0 of ``seed``, or the next one."""
+        """Start a battle: episode 0 of ``seed``, or without a seed the next episode."""
         super().reset(seed=seed)
         obs, info = self._vector.reset(seed=seed, options=options)
         self._over = False

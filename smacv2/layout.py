@@ -1,7 +1,7 @@
-"""Where every number stands in observation, state, capabilities and actions; derived once.
+"""The layout of observation, state and actions: sizes, offsets and names, derived once.
 
-Each vector is a sequence of blocks, each block a repeated row of named features. Sizes and offsets
-are counted from the names, so that the two cannot disagree. Order and names are upstream's.
+Each vector is a sequence of blocks, and each block repeats a row of named features. Sizes and
+offsets are counted from the names, so they cannot disagree. Order and names are upstream's.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from smacv2.scenario import Scenario
 
 BASIC_ACTIONS = ("no_op", "stop", "north", "south", "east", "west")
 PATHING_POINTS = 8  # around the agent
-HEIGHT_POINTS = 9  # the same, and under it
+HEIGHT_POINTS = 9  # around the agent, and under it
 
 Row = tuple[str, ...]
 """Feature names of one row; `{unit}` stands for the unit's id."""
@@ -19,7 +19,7 @@ Row = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A stretch of a vector: `rows` rows of `width` numbers from `offset` on; empty if unused."""
+    """A part of a vector: `rows` rows of `width` numbers from `offset` on; empty if unused."""
 
     offset: int
     rows: int
@@ -29,7 +29,7 @@ class Block:
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
+        """Numbers per row."""
         return len(self.row)
 
     @property
@@ -39,7 +39,7 @@ class Block:
 
     @property
     def end(self) -> int:
-        """Offset of what follows the block."""
+        """Offset of the next block."""
         return self.offset + self.size
 
     def names(self) -> list[str]:
@@ -50,7 +50,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes, offsets and names of everything that an agent reads or chooses."""
+    """Sizes, offsets and names of all that agents observe and choose."""
 
     num_agents: int
     num_enemies: int
@@ -59,38 +59,38 @@ class Layout:
 
     num_actions: int
     num_actions_no_attack: int
-    """Index of the first target: 6 basic actions, then one for each direction of the cone."""
+    """Index of the first target action, after 6 basic actions and one look per cone direction."""
 
     obs_move: Block
     """Can move north, south, east, west; then pathing (8) and height (9), if observed."""
     obs_enemies: Block
-    """A row for each enemy."""
+    """A row per enemy."""
     obs_allies: Block
-    """A row for every other agent, by ascending id."""
+    """A row per other agent, by ascending id."""
     obs_own: Block
     obs_timestep: Block
 
     state_allies: Block
-    """A row for each agent."""
+    """A row per agent."""
     state_enemies: Block
-    """A row for each enemy."""
+    """A row per enemy."""
     state_last_actions: Block
-    """A one-hot for each agent."""
+    """A one-hot per agent."""
     state_timestep: Block
 
     obs_size: int
     state_size: int
-    """Under `obs_instead_of_state` num_agents * obs_size, and all state blocks are empty."""
+    """With `obs_instead_of_state`: num_agents * obs_size, and all state blocks are empty."""
     capability_size: int
-    """Numbers for one agent: attack probability, health level, unit type one-hot."""
+    """Numbers per agent: attack probability, health level, unit type one-hot."""
 
     @classmethod
     def of(cls, scenario: Scenario, options: Options | None = None) -> "Layout":
         """Derive the layout of a scenario.
 
         Args:
-            scenario: Gives team sizes, unit types and random capabilities.
-            options: What agents observe; the scenario's own by default.
+            scenario: Team sizes, unit types and random capabilities.
+            options: Settings of the observations; the scenario's own by default.
 
         Raises:
             OptionError: The options leave nothing to observe.
@@ -143,7 +143,7 @@ class Layout:
 
 
 def _num_targets(scenario: Scenario) -> int:
-    """Count what an attack action can name: the enemies, or the allies where some can heal."""
+    """Return the number of target actions: enemies, or more if some allies heal more allies."""
     allies = scenario.num_agents if scenario.has_healers else 0
     return max(scenario.num_enemies, allies)
 
@@ -173,7 +173,7 @@ def _state_blocks(scenario: Scenario, options: Options, num_actions: int) -> dic
 
 
 def _stack(**blocks: Block) -> dict[str, Block]:
-    """Put blocks one after the other."""
+    """Return the blocks with offsets that put them one after the other."""
     stacked, offset = {}, 0
     for name, block in blocks.items():
         stacked[name] = dataclasses.replace(block, offset=offset)
@@ -260,7 +260,7 @@ def _last_action_row(num_actions: int) -> Row:
 
 
 def _features(unit: str, *names: str) -> Row:
-    """Name features of an `ally` or `enemy` with its id, or of `own` without."""
+    """Return feature names: of an `ally` or `enemy` with its id, of `own` without."""
     suffix = "" if unit == "own" else "_{unit}"
     return tuple(f"{unit}_{name}{suffix}" for name in names)
 

@@ -21,14 +21,14 @@ class Options:
     """All settings of one environment; immutable, compared and hashed by value."""
 
     step_mul: int = entry(default=8, low=1, high=1000)
-    """Game loops an environment step lasts; a game second has 16."""
+    """Game loops per environment step; a game second has 16."""
     move_amount: float = entry(default=2.0, above=0, high=256)
     """Length of a move order, in cells."""
 
     obs_all_health: bool = True
-    """Observe health and shield of the visible units, and one's own."""
+    """Observe health and shield of visible units and of the agent itself."""
     obs_own_health: bool = True
-    """Observe one's own health and shield, also where `obs_all_health` is off."""
+    """Observe the agent's own health and shield, even if `obs_all_health` is off."""
     obs_last_action: bool = False
     """Observe the last action of visible allies, one-hot."""
     obs_pathing_grid: bool = False
@@ -40,14 +40,14 @@ class Options:
     obs_timestep_number: bool = False
     """Append step / episode_limit to the observation."""
     obs_own_pos: bool = True
-    """Observe one's own position, as a fraction of the arena."""
+    """Observe the agent's own position, as a fraction of the arena."""
     obs_starcraft: bool = True
     """Observe the game at all; False leaves only the timestep (open-loop play)."""
 
     conic_fov: bool = False
     """See and shoot only inside a cone, and add actions that turn it."""
     num_fov_actions: int = entry(default=12, low=1, high=360)
-    """Directions the cone can look in; its angle is 360 degrees / num_fov_actions."""
+    """View directions of the cone; its angle is 360 degrees / num_fov_actions."""
 
     state_last_action: bool = True
     """Append all agents' last actions, one-hot, to the state."""
@@ -65,29 +65,29 @@ class Options:
     reward_defeat: float = entry(default=0.0, low=-100_000, high=100_000)
     """Reward for a lost battle, before scaling; added as given."""
     reward_negative_scale: float = entry(default=0.5, low=0, high=100)
-    """Weight of own losses where `reward_only_positive` is off."""
+    """Weight of the agents' own losses if `reward_only_positive` is off."""
     reward_scale: bool = True
-    """Scale rewards so that a perfect battle returns `reward_scale_rate`."""
+    """Scale rewards so that a perfect battle has the return `reward_scale_rate`."""
     reward_scale_rate: float = entry(default=20.0, above=0, high=100_000)
-    """Return of a perfect battle under `reward_scale`."""
+    """Return of a perfect battle with `reward_scale`."""
 
     use_unit_ranges: bool = True
     """Give each unit type its own sight and attack range; False: 9 and 6 cells for all."""
     min_attack_range: float = entry(default=2.0, low=0, high=256)
-    """Floor of the attack ranges under `use_unit_ranges`, in cells."""
+    """Lower bound of the attack ranges with `use_unit_ranges`, in cells."""
     kill_unit_step_mul: int = entry(default=2, low=0, high=1000)
-    """Game loops left in a step once agents below their health level are killed."""
+    """Game loops of a step that follow the death of agents below their health level."""
     fully_observable: bool = False
     """Observe every living unit, whatever its distance."""
     prob_obs_enemy: float = entry(default=1.0, low=0, high=1)
-    """Extended partial observability: chance that an enemy an ally spotted is seen by others."""
+    """Extended partial observability: chance to see an enemy that an ally spotted first."""
     action_mask: bool = True
-    """Allow attacks in range only; False allows every living target, so the mask tells nothing."""
+    """Allow attacks in range only; False allows every living target, so the mask says nothing."""
 
     rules: str = entry(default="fixed", choices=RULES)
     """fixed: upstream's defects repaired; paper: as of the published curves; upstream: as today."""
     strict: bool = False
-    """Raise on an illegal action; False replaces it by stop and counts it."""
+    """Raise an error on an illegal action; False replaces it by stop and counts it."""
 
     def replace(self, **changes: Any) -> "Options":
         """Return a copy with some options changed.

@@ -1,4 +1,4 @@
-"""Play scripted policies on held-out battles: what a scenario is worth without learning."""
+"""Play scripted policies on held-out battles: results without learning."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from smacv2.policies import POLICIES, Policy
 from smacv2.stats import wilson_interval
 
 NUM_ENVS = 256
-"""Battles played at once, at most."""
+"""Upper bound of the battles played at once."""
 
 SEEDS_APART = 2**16
-"""First seeds of neighbouring ``seed`` arguments are this far apart, so that no battles repeat."""
+"""Distance between the first seeds of ``seed`` n and n + 1, so that no battles repeat."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ def play(
     num_envs: int = NUM_ENVS,
     num_threads: int | None = None,
 ) -> dict[str, object]:
-    """Play a scripted policy on held-out battles; return what ``smacv2 play --json`` prints.
+    """Play a scripted policy on held-out battles; return the figures of ``smacv2 play --json``.
 
     Args:
         scenario: A name or the path of a TOML file.
         policy: A key of ``POLICIES``.
         episodes: Battles to play.
-        seed: Which set of held-out battles, and the seed of a random policy.
-        num_envs: Battles at once, at most; which battles are played depends on it.
-        num_threads: CPU threads; None takes every core.
+        seed: Number of the set of held-out battles, and the seed of a random policy.
+        num_envs: Upper bound of the battles at once; it affects which battles are played.
+        num_threads: CPU threads; None uses every core.
     """
     num_envs = min(num_envs, episodes)
     envs = SMACv2VectorEnv(scenario, num_envs, num_threads=num_threads, copy=False)
@@ -74,7 +74,7 @@ def play(
 def collect(envs: SMACv2VectorEnv, policy: Policy, episodes: int, first_seed: int) -> Battles:
     """Play ``episodes`` battles; environment i plays a fixed share of them from ``first_seed + i``.
 
-    Counting the first battles to end instead would favour short ones.
+    The shares are fixed because the first battles to end would be mostly short ones.
     """
     num_envs = envs.num_envs
     quota = episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)

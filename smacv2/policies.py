@@ -1,6 +1,6 @@
-"""Scripted policies: the floors and yardsticks that a learned policy is compared with.
+"""Scripted policies, with which learned ones are compared.
 
-A policy is made for one vector environment and returns an action for every agent of every battle:
+A policy belongs to one vector environment and returns an action for every agent of every battle:
 
     envs = SMACv2VectorEnv("terran_5_vs_5", num_envs=64)
     policy = NearestPolicy(envs)
@@ -13,32 +13,32 @@ from typing import Protocol
 import numpy as np
 
 from smacv2.engine.orders import EAST, NO_OP, NORTH, SOUTH, STOP, WEST
-from smacv2.engine.tables import K_HEALS, K_HEALTH, K_SHOOT
+from smacv2.engine.tables import K_HEALS, K_HEALTH, K_SHOOT, Tables
 from smacv2.gymnasium_env import SMACv2VectorEnv
 
 NOBODY = -1
 
 
 class Policy(Protocol):
-    """What chooses the actions of all agents in all battles of one environment."""
+    """A chooser of actions for all agents in all battles of one environment."""
 
     def act(self) -> np.ndarray:
-        """Return legal actions ``(num_envs, num_agents)`` for the battles as they stand."""
+        """Return legal actions ``(num_envs, num_agents)`` in the battles' present state."""
 
 
 def random_legal(mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Return one allowed action per row, each equally likely.
 
     Args:
-        mask: ``(..., num_actions)``, 1 where an action is allowed.
-        noise: Independent uniform numbers above 0, of the mask's shape.
+        mask: ``(..., num_actions)``, 1 for allowed actions, else 0.
+        noise: Independent uniform numbers above 0, in the shape of ``mask``.
     """
     chosen: np.ndarray = (mask * noise).argmax(axis=-1).astype(np.int32)
     return chosen
 
 
 class RandomPolicy:
-    """Choose among the legal actions, each equally likely."""
+    """Choose one of the legal actions, each equally likely."""
 
     def __init__(self, envs: SMACv2VectorEnv, seed: int = 0):
         self._mask = envs.buffers["action_mask"]
@@ -51,7 +51,7 @@ class RandomPolicy:
 
 
 class StopPolicy:
-    """Never do anything."""
+    """Stand still."""
 
     def __init__(self, envs: SMACv2VectorEnv, seed: int = 0):
         self._mask = envs.buffers["action_mask"]
@@ -64,45 +64,45 @@ class StopPolicy:
 class NearestPolicy:
     """Upstream's scripted agents (``heuristic_ai`` with ``heuristic_rest``).
 
-    Each agent keeps its target until the target dies, then takes the nearest living enemy; a
-    medivac takes the nearest hurt ally that is no medivac, until it is dead or healed. An agent out
-    of reach walks along the axis on which the gap is larger (vertically if both are equal).
+    Each agent attacks the nearest enemy until it dies; a medivac heals the nearest hurt ally that
+    is not a medivac, until it is dead or healed. An agent out of reach of its target walks along
+    the axis with the larger gap (vertically if both gaps are equal).
     """
 
     def __init__(self, envs: SMACv2VectorEnv, seed: int = 0):
         self._envs = envs
+        self._kinds = Tables.build(envs.scenario, envs.options, envs.layout).kinds
         self._targets = np.full((envs.num_envs, envs.num_agents), NOBODY)
 
     def act(self) -> np.ndarray:
         """Return an action for every agent."""
         state, agents = self._envs.backend.state, self._envs.num_agents
-        kinds = self._envs.backend.tables.kinds
         own_kind = state.unit_type[:, :agents]
-        heals = kinds[own_kind, K_HEALS] != 0  # (num_envs, num_agents)
+        heals = self._kinds[own_kind, K_HEALS] != 0  # (num_envs, num_agents)
         self._targets[state.step == 0] = NOBODY
         self._choose(heals, self._candidates(heals))
-        # As indices into the units; whoever has no target aims at unit 0 for the moment.
+        # Indices into the units; an agent without a target gets unit 0, which has no effect.
         aimed = np.where(heals | (self._targets < 0), 0, agents) + np.maximum(self._targets, 0)
         dx = np.take_along_axis(state.x, aimed, axis=1) - state.x[:, :agents]
         dy = np.take_along_axis(state.y, aimed, axis=1) - state.y[:, :agents]
-        reach = kinds[own_kind, K_SHOOT].astype(np.int64)
+        reach = self._kinds[own_kind, K_SHOOT].astype(np.int64)
         near = _squared(dx, dy) <= reach**2
         return self._actions(near, dx, dy)
 
     def _candidates(self, heals: np.ndarray) -> np.ndarray:
-        """Return whom each agent may aim at: ``(num_envs, num_agents, targets)`` bool.
+        """Return the allowed targets, ``(num_envs, num_agents, targets)`` bool.
 
-        Targets are enemies for those that fight and allies for those that heal.
+        Targets are enemies for agents that fight and allies for agents that heal.
         """
         state, agents = self._envs.backend.state, self._envs.num_agents
-        full = self._envs.backend.tables.kinds[state.unit_type[:, :agents], K_HEALTH]
+        full = self._kinds[state.unit_type[:, :agents], K_HEALTH]
         health = state.health
         hurt = (health[:, :agents] > 0) & (health[:, :agents] < full) & ~heals
         allies, enemies = self._padded(hurt), self._padded(health[:, agents:] > 0)
         return np.where(heals[:, :, None], allies[:, None], enemies[:, None])
 
     def _choose(self, heals: np.ndarray, candidates: np.ndarray) -> None:
-        """Replace the targets that are no longer wanted by the nearest candidates."""
+        """Replace targets that are no longer candidates by the nearest candidates."""
         state, agents = self._envs.backend.state, self._envs.num_agents
         held = np.maximum(self._targets, 0)[:, :, None]
         kept = (self._targets >= 0) & np.take_along_axis(candidates, held, axis=2)[:, :, 0]
@@ -118,12 +118,12 @@ class NearestPolicy:
         self._targets = np.where(kept, self._targets, nearest)
 
     def _padded(self, side: np.ndarray) -> np.ndarray:
-        """Widen an array of one team to the larger of both teams."""
+        """Return an array of one team, zero-padded to the size of the larger team."""
         width = max(self._envs.num_agents, self._envs.num_enemies)
         return np.pad(side, ((0, 0), (0, width - side.shape[1])))
 
     def _actions(self, near: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """Return the target action where it is in reach, else the move, else stop or no-op."""
+        """Return target actions if in reach, else moves, else stop or no-op."""
         mask = self._envs.buffers["action_mask"]
         layout = self._envs.layout
         slot = layout.num_actions_no_attack + np.maximum(self._targets, 0)
@@ -138,13 +138,13 @@ class NearestPolicy:
 
 
 def _allowed(mask: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Return whether the mask allows each agent's action."""
+    """Return whether the mask allows the agents' actions, ``(num_envs, num_agents)`` bool."""
     chosen: np.ndarray = np.take_along_axis(mask, actions[..., None], axis=-1)[..., 0] != 0
     return chosen
 
 
 def _squared(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Return squared lengths exactly."""
+    """Return squared lengths, exact in int64."""
     squares: np.ndarray = dx.astype(np.int64) ** 2 + dy.astype(np.int64) ** 2
     return squares
 

@@ -8,7 +8,7 @@ from smacv2.scenario import ScenarioError, load_scenario, scenario_names
 
 NAMESPACE = "smacv2"
 ID_VERSION = 0
-"""Raised when a change of rules or rewards makes results incomparable with older ones."""
+"""Increased when a change of rules or rewards makes results incomparable with older ones."""
 
 
 def environment_id(scenario: str) -> str:
@@ -17,7 +17,7 @@ def environment_id(scenario: str) -> str:
 
 
 def register_scenarios() -> None:
-    """Register every scenario that ships with the package; reads a folder listing, no file."""
+    """Register every built-in scenario; this lists a folder, but reads no file."""
     for name in scenario_names():
         _register(name, name)
 
@@ -26,7 +26,7 @@ def register_scenario(path: str | Path) -> str:
     """Register a user's own scenario file and return its Gymnasium id.
 
     Raises:
-        ScenarioError: the file has a mistake (the message names file, key and what is allowed), or
+        ScenarioError: The file has a mistake (the message names file, key and allowed values), or
             its name belongs to another scenario.
     """
     source = str(Path(path).resolve())

@@ -1,12 +1,12 @@
-"""Upstream's defects, and which rules mode keeps which.
+"""Upstream's defects, and the rules modes that keep them.
 
 * ``fixed`` (default): every defect repaired.
 * ``paper``: as of the published curves (upstream between 2022-09 and 2023-06).
 * ``upstream``: today's upstream, bug for bug.
 
-Two things are repaired in every mode because no result depends on them in a reproducible way:
-upstream draws its scenarios from unseeded generators, and ``get_obs`` changes what later calls
-return. The table stands in ``docs/environments.md``.
+Two defects are repaired in every mode because no result depends on them in a reproducible way:
+upstream draws its scenarios from unseeded generators, and ``get_obs`` changes the results of later
+calls. The table is in ``docs/environments.md``.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
-"""Scenarios, arenas and unit types: frozen facts read from the TOML files in `maps/`.
+"""Scenarios, arenas and unit types: frozen dataclasses read from the TOML files in `maps/`.
 
-A scenario names two teams, where they start and in which arena. Distances are in cells, times in
+A scenario defines two teams, their start positions and the arena. Distances are in cells, times in
 game seconds (16 game loops), angles in degrees.
 """
 
@@ -21,14 +21,14 @@ ATTRIBUTES = ("light", "armored", "biological", "mechanical", "massive")
 PLANES = ("ground", "air")
 LAYERS = ("ground", "colossus", "structure", "flying")
 DELIVERIES = ("instant", "missile", "beam", "burst")
-MAX_UNITS = 64  # a side; what the engine's target bit sets hold
+MAX_UNITS = 64  # per side
 MAX_EPISODE_LIMIT = 100_000
 MAX_UNIT_TYPES = 9
 
 Point = tuple[float, float]
 """(x, y) in cells from the arena's south-west corner."""
 Problems = Iterator[tuple[str, str]]
-"""(field, what is wrong with it) for each mistake that spans several keys."""
+"""Mistakes that span several keys, as pairs (field, description)."""
 
 
 class ScenarioError(ValueError):
@@ -48,7 +48,7 @@ def scenario_names() -> list[str]:
 
 
 def load_scenario(name_or_path: "str | Path") -> "Scenario":
-    """Load a built-in scenario by its name, or your own by the path of its TOML file.
+    """Load a built-in scenario by its name, or any other by the path of its TOML file.
 
     Raises:
         UnknownScenario: Nothing has this name or path.
@@ -66,9 +66,9 @@ def parse_scenario(source: Mapping[str, Any], *, name: str, file: str) -> "Scena
     """Build a scenario from a parsed table.
 
     Args:
-        source: What a scenario file holds.
+        source: The contents of a scenario file.
         name: The scenario's name.
-        file: What error messages call the table; a relative arena path starts at its folder.
+        file: Name of the table in error messages; a relative arena path starts at its folder.
     """
     place = Place(file, ScenarioError)
     table = dict(source)
@@ -91,7 +91,7 @@ def load_unit_types() -> "dict[str, UnitType]":
 
 @functools.cache
 def maps_folder() -> Path:
-    """Return the folder of TOML files: inside the installed package, else beside the checkout's."""
+    """Return the folder of TOML files: in the installed package, or beside it in a checkout."""
     package = Path(__file__).parent
     installed = package / "maps"
     return installed if installed.is_dir() else package.parent / "maps"
@@ -130,7 +130,7 @@ def _parse_toml(path: Path) -> dict[str, Any]:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as messages show it: `maps/...` for built-in files."""
+    """Return a path for messages: `maps/...` for built-in files."""
     root = maps_folder().parent
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
@@ -143,11 +143,11 @@ class Beam:
     """The sweep of one colossus beam across its target, at right angles to the shot."""
 
     points: int = entry(low=1)
-    """Places it touches, the target in the middle."""
+    """Points that the beam touches, with the target in the middle."""
     spacing: float = entry("spacing_cells", above=0)
-    """Distance between neighbouring places."""
+    """Distance between neighbouring points."""
     point_seconds: float = entry(low=0)
-    """Time from one place to the next."""
+    """Time from one point to the next."""
     radius: float = entry("radius_cells", low=0)
     """Radius of a touch; the touched unit's own radius adds to it."""
     splash_delay_seconds: float = entry(low=0)
@@ -163,15 +163,15 @@ class Weapon:
     name: str
     """As in the game's data, in lower case."""
     targets: tuple[str, ...] = entry(choices=PLANES)
-    """Planes it can hit."""
+    """Planes of the units that it can hit."""
     delivery: str = entry(choices=DELIVERIES)
-    """How damage travels from the shooter to its target."""
+    """Way in which damage reaches the target."""
     range: float = entry("range_cells", low=0)
     """Reach from edge to edge of the two units."""
     range_slop: float = entry("range_slop_cells", low=0)
-    """How far beyond `range` a target may go during the wind-up."""
+    """Distance beyond `range` that a target may reach during the wind-up."""
     arc_degrees: float = entry(low=0, high=360)
-    """Full angle in which it fires without turning."""
+    """Full angle in which the unit fires without turning."""
     arc_slop_degrees: float = entry(low=0, high=360)
     """Tolerance of the facing."""
     period_seconds: float = entry(above=0)
@@ -189,7 +189,7 @@ class Weapon:
     hits: int = entry(default=1, low=1)
     """Hits of one shot."""
     second_hit_seconds: float = entry(default=0.0, low=0)
-    """Delay of the second hit; 0 where there is none."""
+    """Delay of the second hit; 0 without one."""
     missile_speed: float = entry("missile_speed_per_second", default=0.0, low=0)
     """Cells per game second; 0 when not a missile."""
     burst_radius: float = entry("burst_radius_cells", default=0.0, low=0)
@@ -200,7 +200,7 @@ class Weapon:
     """Fires without stopping."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         fields = {"missile": "missile_speed", "burst": "burst_radius", "beam": "beam"}
         for delivery, field in fields.items():
             if bool(getattr(self, field)) is not (self.delivery == delivery):
@@ -216,17 +216,17 @@ class Heal:
     range: float = entry("range_cells", low=0)
     """Reach from edge to edge of the two units."""
     range_slop: float = entry("range_slop_cells", low=0)
-    """How far beyond `range` a healed unit may go."""
+    """Distance beyond `range` that a healed unit may reach."""
     arc_degrees: float = entry(low=0, high=360)
-    """Full angle in which it heals without turning."""
+    """Full angle in which the unit heals without turning."""
     health_per_second: float = entry(above=0)
     """Hit points healed per game second."""
     energy_per_health: float = entry(low=0)
     """Energy per healed hit point."""
     autocast_range: float = entry("autocast_range_cells", low=0)
-    """Where a medivac without orders looks for the hurt, edge to edge."""
+    """Radius in which a medivac without orders looks for hurt units, edge to edge."""
     autocast_min_energy: float = entry(low=0)
-    """Energy it needs to start by itself."""
+    """Energy that a medivac needs to start healing by itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,34 +238,34 @@ class UnitType:
     index: int
     """Alphabetical rank among all unit types: upstream's order of agents in a team."""
     attributes: tuple[str, ...] = entry(choices=ATTRIBUTES)
-    """What bonus damage asks for."""
+    """Attributes that weapons may have bonus damage against."""
     planes: tuple[str, ...] = entry(choices=PLANES)
-    """Where weapons find it."""
+    """Planes on which weapons can hit the unit."""
     layers: tuple[str, ...] = entry(choices=LAYERS)
-    """It collides with units that share one of these."""
+    """Collision layers: units that share a layer collide."""
     flying: bool
     health_max: float = entry(above=0)
     """Hit points."""
     shield_max: float = entry(default=0.0, low=0)
     """Shield points; 0 without a shield."""
     armor: float = entry(low=0)
-    """Taken off each hit on health; a hit takes at least 0.5."""
+    """Subtracted from each hit on health; a hit takes at least 0.5."""
     speed: float = entry("speed_per_second", low=0)
     acceleration: float = entry("acceleration_per_second_squared", above=0)
     turn_degrees_per_second: float = entry(above=0)
-    """The rate that gates firing: the turret's where there is one, else the body's."""
+    """Turn rate that limits firing: the turret's if there is one, else the body's."""
     radius: float = entry("radius_cells", above=0)
-    """For ranges and splash."""
+    """Used for ranges and splash."""
     collision_radius: float = entry("collision_radius_cells", above=0)
-    """For collisions: the game's inner radius where set, else `radius`."""
+    """Used for collisions: the game's inner radius if set, else `radius`."""
     sight_range: float = entry("sight_range_cells", low=0)
-    """Centre to centre; of observations only, the game itself has no fog here."""
+    """Centre to centre; for observations only, as the maps have no fog."""
     attack_range: float = entry("attack_range_cells", low=0)
-    """Centre to centre, of the action mask only, before the floor of `min_attack_range`."""
+    """Centre to centre; for the action mask only, before the lower bound `min_attack_range`."""
     cooldown_divisor: float = entry(above=0)
-    """Divides the cooldown (game loops), or a medivac's energy, in the state."""
+    """Divisor of the cooldown (game loops), or of a medivac's energy, in the state."""
     scan_range: float = entry("scan_range_cells", low=0)
-    """Where a unit without orders looks for targets, edge to edge."""
+    """Radius in which a unit without orders looks for targets, edge to edge."""
     health_regen: float = entry("health_regen_per_second", default=0.0, low=0)
     shield_regen: float = entry("shield_regen_per_second", default=0.0, low=0)
     shield_delay_seconds: float = entry(default=0.0, low=0)
@@ -274,7 +274,7 @@ class UnitType:
     energy_max: float = entry(default=0.0, low=0)
     energy_regen: float = entry("energy_regen_per_second", default=0.0, low=0)
     always_threatens: bool = False
-    """Counts as a threat even when it cannot hit back."""
+    """Whether the unit counts as a threat even if it cannot hit back."""
     heal: Heal | None = None
     weapons: tuple[Weapon, ...] = ()
     """In order of preference."""
@@ -285,13 +285,13 @@ class UnitType:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arena:
-    """The ground a battle is fought on."""
+    """The ground of a battle."""
 
     name: str
     width: int = entry("width_cells", low=1, high=256)
     height: int = entry("height_cells", low=1, high=256)
     terrain_height: int = entry("terrain_height_byte", low=0, high=255)
-    """As the game's API codes it: z = -16 + 32 * byte / 255."""
+    """Height as the game's API encodes it: z = -16 + 32 * byte / 255."""
     ally_point: Point = entry("ally_point_cells")
     enemy_point: Point = entry("enemy_point_cells")
     reorder_seconds: float = entry(above=0)
@@ -300,7 +300,7 @@ class Arena:
     """Rows, north first: `.` free, `#` blocked."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if len(self.pathing) != self.height:
             yield "pathing", f"must have {self.height} rows (height_cells), not {len(self.pathing)}"
         for row, cells in enumerate(self.pathing):
@@ -311,7 +311,7 @@ class Arena:
                 yield field, f"must lie inside {self.width} x {self.height} cells"
 
     def contains(self, point: Point) -> bool:
-        """Whether a point lies inside the arena, its border included."""
+        """Return whether a point is inside the arena or on its border."""
         return 0 <= point[0] <= self.width and 0 <= point[1] <= self.height
 
 
@@ -334,11 +334,11 @@ def _problems_of_unit_types(unit_types: tuple[str, ...], exceptions: tuple[str, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightedTeams:
-    """Each unit of a team is drawn on its own; enemies copy the allies, extra ones are drawn."""
+    """Draw each ally's type independently; enemies copy the allies, extra enemies are drawn."""
 
     kind: Literal["weighted_teams"] = "weighted_teams"
     unit_types: tuple[str, ...]
-    """What is drawn from; also the order of the unit type one-hots."""
+    """Unit types to draw from, in the order of the unit type one-hots."""
     weights: tuple[float, ...] = entry(low=0)
     """Probability of each unit type."""
     exceptions: tuple[str, ...] = ()
@@ -347,7 +347,7 @@ class WeightedTeams:
     """Whether agents observe the unit types; False leaves their columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         yield from _problems_of_unit_types(self.unit_types, self.exceptions)
         given, needed = len(self.weights), len(self.unit_types)
         if given != needed:
@@ -361,18 +361,18 @@ class WeightedTeams:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AllTeams:
-    """Every multiset of unit types is equally likely; enemies copy the allies."""
+    """Draw a multiset of unit types, each equally likely; enemies copy the allies."""
 
     kind: Literal["all_teams"] = "all_teams"
     unit_types: tuple[str, ...]
-    """What is drawn from; also the order of the unit type one-hots."""
+    """Unit types to draw from, in the order of the unit type one-hots."""
     exceptions: tuple[str, ...] = ()
     """Unit types that must not make up a whole team."""
     observe: bool = True
     """Whether agents observe the unit types; False leaves their columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         yield from _problems_of_unit_types(self.unit_types, self.exceptions)
         if set(self.unit_types) <= set(self.exceptions):
             yield "exceptions", "must leave a unit type to draw"
@@ -398,7 +398,7 @@ class FixedTeams:
     """Whether agents observe the unit types; False leaves their columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         yield from _problems_of_unit_types(self.unit_types, ())
         if not self.items:
             yield "items", "must list at least one pair of teams"
@@ -418,28 +418,28 @@ class SurroundedAndReflect:
 
 @dataclasses.dataclass(frozen=True)
 class Surrounded:
-    """Allies stand in the centre; 1 to 4 groups of enemies stand on its diagonals."""
+    """Put allies in the centre, and 1 to 4 groups of enemies on the diagonals."""
 
     kind: Literal["surrounded"] = "surrounded"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReflectPosition:
-    """Allies stand anywhere in the western half; enemies mirror them in the eastern one."""
+    """Put allies anywhere in the western half; enemies mirror them in the eastern half."""
 
     kind: Literal["reflect_position"] = "reflect_position"
 
 
 @dataclasses.dataclass(frozen=True)
 class ArenaPoints:
-    """Each team stands on its point of the arena."""
+    """Put each team on its point of the arena."""
 
     kind: Literal["points"] = "points"
 
 
 @dataclasses.dataclass(frozen=True)
 class StartPair:
-    """The start of every unit of both teams."""
+    """The start positions of all units of both teams."""
 
     ally_points: tuple[Point, ...]
     enemy_points: tuple[Point, ...]
@@ -447,13 +447,13 @@ class StartPair:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedPositions:
-    """Draw one of the listed pairs of starts, each equally likely."""
+    """Draw one of the listed pairs of start positions, each equally likely."""
 
     kind: Literal["fixed"] = "fixed"
     items: tuple[StartPair, ...]
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if not self.items:
             yield "items", "must list at least one pair of starts"
 
@@ -466,10 +466,10 @@ class PerAgentUniform:
     lower: float = entry(default=0.0, low=0, high=1)
     upper: float = entry(default=1.0, low=0, high=1)
     observe: bool = True
-    """Whether agents observe it; False leaves its columns 0."""
+    """Whether agents observe the number; False leaves its columns 0."""
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if self.lower > self.upper:
             yield "lower", f"must not exceed upper, which is {self.upper:g}"
 
@@ -509,29 +509,29 @@ class Scenario:
     health: PerAgentUniform | None = None
     """Fraction of health below which an agent dies; None: 0."""
     enemy_mask: Mask | None = None
-    """Hides enemies' features from agents; None: hides nothing."""
+    """Hidden features of enemies; None: nothing is hidden."""
     options: Options = Options()
     source: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     """The parsed TOML file."""
 
     @property
     def unit_types(self) -> tuple[str, ...]:
-        """The unit types in both teams, in the order of their one-hots."""
+        """Unit types of both teams, in the order of their one-hots."""
         return self.team.unit_types
 
     @property
     def has_shields(self) -> bool:
-        """Whether any unit type has a shield."""
+        """True if any unit type has a shield."""
         return any(load_unit_types()[name].shield_max > 0 for name in self.unit_types)
 
     @property
     def has_healers(self) -> bool:
-        """Whether any unit type can heal, so that actions also target allies."""
+        """True if any unit type can heal, so that actions also target allies."""
         return any(load_unit_types()[name].heal is not None for name in self.unit_types)
 
     @functools.cached_property
     def hash(self) -> str:
-        """Fingerprint of everything that decides the game; equal hashes play the same game."""
+        """Hash of everything that decides the game; scenarios of equal hash are the same game."""
         game = dataclasses.asdict(self)
         for label in ("name", "summary", "source"):
             del game[label]
@@ -540,7 +540,7 @@ class Scenario:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def problems(self) -> Problems:
-        """Yield what the keys contradict each other in."""
+        """Yield the mistakes that span several keys."""
         if self.health is not None and self.health.upper >= 1:
             yield "health", "upper must be below 1: an agent at level 1 is dead from the start"
         if isinstance(self.team, FixedTeams):

@@ -1,4 +1,4 @@
-"""Read a TOML table into a frozen dataclass; every error names file, key, value, remedy.
+"""Read a TOML table into a frozen dataclass; every error names file, key, value and remedy.
 
 The dataclass is the schema: a field's annotation is the type of its key, a default makes the key
 optional, and `entry(...)` adds the key's name in the file and the values it may take. A class may
@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, TypeVar
 
 T = TypeVar("T")
-HUGE = sys.float_info.max  # excludes infinity and, as it compares to nothing, NaN
+HUGE = sys.float_info.max  # bounds that exclude infinity and NaN
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the annotation of a field cannot say: its key in the file and its range."""
+    """The key of a field in the file and its range, which an annotation cannot express."""
 
     key: str | None = None
     low: float = -HUGE
@@ -40,13 +40,13 @@ def entry(
     above: float = -HUGE,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Declare a dataclass field with a `Entry`.
+    """Declare a dataclass field with an `Entry`.
 
     Args:
-        key: The name in the TOML file, where it differs from the field's (it adds the unit).
+        key: The name in the TOML file, if it differs from the field's (to add the unit).
         default: The value of an absent key; without one the key is required.
-        default_factory: Makes that value instead, where it is mutable; it is then left out of the
-            hash of the dataclass.
+        default_factory: Makes the default if it is mutable; the dataclass's hash then leaves the
+            field out.
         low: Smallest allowed number; also applies to each number of a list.
         high: Largest allowed number.
         above: A number that the value must exceed.
@@ -60,7 +60,7 @@ def entry(
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A place in a file: what an error message starts with, and the error it raises."""
+    """A place in a file, with which error messages start, and the error to raise."""
 
     file: str
     error: type[ValueError]
@@ -73,17 +73,17 @@ class Place:
 
     @property
     def table(self) -> str:
-        """How a message calls the table at this place."""
+        """Name of the table at this place, for messages."""
         return f"[{self.path}]" if self.path else self.file
 
     def fail(self, message: str) -> NoReturn:
-        """Raise this place's error: `file: path message`, one line."""
+        """Raise this place's error with the line `file: path message`."""
         path = f"{self.path} " if self.path else ""
         raise self.error(f"{self.file}: {path}{message}")
 
 
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for the nearest allowed name, or nothing."""
+    """Return `; did you mean "x"?` for the nearest allowed name, or an empty string."""
     nearest = difflib.get_close_matches(str(given), list(allowed), n=1)
     return f'; did you mean "{nearest[0]}"?' if nearest else ""
 
@@ -94,7 +94,7 @@ def read(cls: type[T], table: object, place: Place, **given: Any) -> T:
     Args:
         cls: A frozen dataclass.
         table: The parsed TOML table.
-        place: Where the table stands.
+        place: The table's place in a file.
         **given: Fields that the caller supplies; they are not keys of the table.
     """
     if isinstance(table, cls):
@@ -224,7 +224,7 @@ def _mapping(value: Any, kind: Any, entry: Entry, place: Place) -> dict[str, Any
 
 
 def _variant(value: Any, kind: Any, place: Place) -> Any:
-    """Read an optional dataclass, or a union of dataclasses in which `kind` chooses."""
+    """Read an optional dataclass, or a union of dataclasses of which the key `kind` chooses one."""
     classes = [cls for cls in typing.get_args(kind) if cls is not types.NoneType]
     if value is None or isinstance(value, tuple(classes)):
         return value
@@ -239,7 +239,7 @@ def _variant(value: Any, kind: Any, place: Place) -> Any:
 
 
 def _describe(kind: Any) -> str:
-    """Say in words what an annotation accepts."""
+    """Return words for the values that an annotation accepts."""
     if kind in _SCALARS:
         return _SCALARS[kind][1]
     args = typing.get_args(kind)

@@ -1,4 +1,4 @@
-"""Measure how fast battles are played, and where the time goes."""
+"""Measure the speed of battles, and the time of each stage."""
 
 import os
 import resource
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smacv2.engine.backend import EngineBackend
 from smacv2.engine.cpu import CpuDriver
 from smacv2.gymnasium_env import SMACv2VectorEnv
 from smacv2.policies import random_legal
@@ -19,18 +20,18 @@ if TYPE_CHECKING:
 
 REPEATS = 5
 WARM_UP_STEPS = 64
-"""Steps before timing starts: battles that all began at once have drifted apart by then."""
+"""Steps before timing starts, after which battles that began together are at different stages."""
 
 NOISE_SETS = 8
-"""Random numbers are drawn once and used in turn: only the masks need be fresh."""
+"""Sets of random numbers, drawn once and used in rotation: only the masks must be new."""
 
 STAGE_SHARE = 0.25
-"""Time for the stages, as a part of the time for the whole step."""
+"""Time for measuring the stages, relative to the time for measuring whole steps."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The result of a measurement. Rates count steps of battles; resets count as time only."""
+    """The result of a measurement. Resets take time but do not count as steps."""
 
     scenario: str
     num_envs: int
@@ -40,20 +41,20 @@ class Speed:
     repeats: tuple[float, ...]
     """Environment steps per second of each repeat."""
     compile_seconds: float
-    """Time of the first reset and step: compilation, or loading what is cached on disk."""
+    """Time of the first reset and step: compilation, or loading the cache."""
     stages: dict[str, float]
     """Microseconds per environment step. simulate: orders, game loops, reward; observe:
-    observations, state, mask. Resets are the rest. Empty on CUDA."""
+    observations, state, mask. The rest of a step is resets. Empty on CUDA."""
     peak_memory_mb: float
     """Peak resident memory of the whole process."""
 
     @property
     def env_steps_per_second(self) -> float:
-        """The median repeat."""
+        """Median of the repeats."""
         return float(np.median(self.repeats))
 
     def summary(self) -> dict[str, object]:
-        """Return what ``smacv2 speed --json`` prints."""
+        """Return the figures that ``smacv2 speed --json`` prints."""
         return {
             "scenario": self.scenario,
             "num_envs": self.num_envs,
@@ -75,14 +76,14 @@ def measure(
     device: str = "cpu",
     seconds: float = 5.0,
 ) -> Speed:
-    """Time steps under random legal actions, observations, state and mask included.
+    """Time steps with random legal actions, including observations, state and mask.
 
     Args:
         scenario: A name or the path of a TOML file.
         num_envs: Battles at once.
-        threads: CPU threads; None takes every core.
+        threads: CPU threads; None uses every core.
         device: "cpu" or "cuda".
-        seconds: Timed seconds, shared by the repeats; the stages take a quarter on top.
+        seconds: Timed seconds, divided among the repeats; the stages take another quarter.
     """
     threads = threads or len(os.sched_getaffinity(0))
     envs = SMACv2VectorEnv(scenario, num_envs, device=device, num_threads=threads)
@@ -108,15 +109,8 @@ def measure(
     )
 
 
-def _launch(driver: "CudaDriver") -> None:
-    from numba import cuda
-
-    driver.launch()
-    cuda.synchronize()  # type: ignore[no-untyped-call]
-
-
 def _chooser(envs: SMACv2VectorEnv) -> Iterator[np.ndarray]:
-    """Yield random legal actions for the battles as they stand."""
+    """Yield random legal actions in the battles' present state."""
     mask = envs.buffers["action_mask"]
     generator = np.random.default_rng(0)
     noise = [1 - generator.random(mask.shape, np.float32) for _ in range(NOISE_SETS)]
@@ -134,7 +128,7 @@ def _warm_up(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float
 
 
 def _repeat(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float) -> float:
-    """Return environment steps per second; choosing the actions is not timed."""
+    """Return environment steps per second; the choice of actions is not timed."""
     steps, spent = 0, 0.0
     while spent < seconds:
         actions = next(choose)
@@ -146,28 +140,41 @@ def _repeat(envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float)
 def _step(envs: SMACv2VectorEnv, actions: np.ndarray) -> float:
     """Play one step and return its seconds.
 
-    On CUDA the battles stay on the device, as for a learner there; that the actions are chosen on
-    the host is not timed.
+    On CUDA the battles stay on the device, as for a learner there, and only the kernels are timed:
+    the copies around them let the host choose the next actions.
     """
-    driver, state = envs.backend.driver, envs.backend.state
-    if isinstance(driver, CpuDriver):
-        return _timed(driver.step, actions)
+    backend, driver = envs.backend, _driver(envs)
+    if driver is None or isinstance(driver, CpuDriver):
+        return _timed(backend.step, actions)
     driver.arrays["actions"].copy_to_device(np.ascontiguousarray(actions.T))
     spent = _timed(_launch, driver)
     mask = driver.arrays["action_mask"].copy_to_host()
-    envs.backend.outputs.action_mask[...] = np.moveaxis(mask, -1, 0)
-    state.world[...] = driver.arrays["world"].copy_to_host().T
+    backend.outputs.action_mask[...] = np.moveaxis(mask, -1, 0)
+    backend.state.world[...] = driver.arrays["world"].copy_to_host().T
     return spent
+
+
+def _driver(envs: SMACv2VectorEnv) -> "CpuDriver | CudaDriver | None":
+    """Return the embedded engine's driver; None if another backend plays the battles."""
+    return envs.backend.driver if isinstance(envs.backend, EngineBackend) else None
+
+
+def _launch(driver: "CudaDriver") -> None:
+    """Run both kernels of a step to their end."""
+    from numba import cuda
+
+    driver.launch()
+    cuda.synchronize()  # type: ignore[no-untyped-call]
 
 
 def _stages(
     envs: SMACv2VectorEnv, choose: Iterator[np.ndarray], seconds: float
 ) -> dict[str, float]:
-    """Return microseconds per environment step of each stage; none on CUDA, which fuses them.
+    """Return microseconds per environment step of each stage; empty unless the CPU driver plays.
 
-    The stages are compiled apart from the whole step, which takes a while the first time.
+    The stages are compiled separately from the whole step, which takes a while the first time.
     """
-    driver = envs.backend.driver
+    driver = _driver(envs)
     if not isinstance(driver, CpuDriver):
         return {}
     driver.simulate(next(choose))
@@ -182,16 +189,17 @@ def _stages(
         observe += _timed(driver.show)
         over = envs.backend.state.over != 0
         if over.any():
-            envs.backend.reset(over)
+            envs.backend.reset(over, None)
     return {"simulate": 1e6 * simulate / max(simulated, 1), "observe": 1e6 * observe / shown}
 
 
 def _running(envs: SMACv2VectorEnv) -> int:
-    """Count the battles that the next step plays on; it resets the others."""
+    """Return the number of battles that the next step plays; it resets the others."""
     return int((envs.backend.state.over == 0).sum())
 
 
 def _timed(function: Callable[..., None], *arguments: Any) -> float:
+    """Return the seconds of one call."""
     began = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - began

@@ -8,17 +8,17 @@ NORMAL_QUANTILE_95 = 1.959963984540054  # two-sided 95 % of the standard normal
 def wilson_interval(
     successes: int, trials: int, quantile: float = NORMAL_QUANTILE_95
 ) -> tuple[float, float]:
-    """Return Wilson's score interval for a proportion (Wilson 1927, eq. 1).
+    """Return the ends of Wilson's score interval for a proportion (Wilson 1927, eq. 1).
 
-    Unlike p ± 1.96 sqrt(p (1 - p) / n) it stays within [0, 1] and holds its level near the ends.
+    Unlike p ± 1.96 sqrt(p (1 - p) / n), it stays in [0, 1] and keeps its level near 0 and 1.
 
     Args:
-        successes: number of successes, 0 to `trials`.
-        trials: number of trials, at least 1.
-        quantile: normal quantile of the level; the default gives 95 %.
+        successes: Number of successes, 0 to `trials`.
+        trials: Number of trials, at least 1.
+        quantile: Normal quantile of the level; the default gives 95 %.
 
     Raises:
-        ValueError: `trials` below 1, or `successes` outside 0 to `trials`.
+        ValueError: `trials` is below 1, or `successes` is outside 0 to `trials`.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes in {trials} trials: need 0 <= successes <= trials")

@@ -1,17 +1,17 @@
-"""EngineBackend: owns the arrays of a batch of battles and picks the driver that plays them."""
+"""The embedded engine as a backend: it owns the arrays of a batch and chooses the driver."""
 
 import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from smacv2 import ENGINE_VERSION
-from smacv2.battle import BattleState
-from smacv2.engine.cpu import CpuDriver, set_seeds
-from smacv2.engine.outputs import Outputs
+from smacv2.battle import BattleState, Outputs
+from smacv2.engine.cpu import CpuDriver
 from smacv2.engine.tables import Tables
 from smacv2.layout import Layout
 from smacv2.options import Options
@@ -66,7 +66,7 @@ class EngineBackend:
 
     @property
     def fingerprint(self) -> dict[str, str | int]:
-        """Everything that decides results; equal fingerprints, seeds and actions replay equally."""
+        """Everything that decides results: with equal seeds and actions, equal battles follow."""
         options = json.dumps(dataclasses.asdict(self.options), sort_keys=True)
         return {
             "backend": "engine",
@@ -79,16 +79,51 @@ class EngineBackend:
         }
 
     def reset(self, mask: np.ndarray, seeds: np.ndarray | None = None) -> None:
-        """Start new battles where ``mask`` is set: episode 0 of ``seeds``, or each one's next."""
-        if seeds is not None:
-            set_seeds(self.state.world, mask, seeds)
-        else:
-            self.state.episode[mask] += 1
-        self.driver.reset(mask)
+        """Start the next episode of the masked battles, or episode 0 of ``seeds``."""
+        self.driver.reset(mask, seeds)
 
     def step(self, actions: np.ndarray) -> None:
         """Play one environment step with ``actions`` ``(num_envs, num_agents)`` int32."""
         self.driver.step(actions)
+
+    def checkpoint(self) -> dict[str, np.ndarray]:
+        """Return copies of everything that ``restore`` needs to continue bit for bit."""
+        self.driver.download()
+        copies = {name: array.copy() for name, array in self._arrays().items()}
+        return {**copies, "game": self._game()}
+
+    def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Continue from a ``checkpoint`` of a backend with the same scenario and options.
+
+        Raises:
+            ValueError: The checkpoint is of another game, or an array is missing or has another
+                shape; nothing has been changed.
+        """
+        if "game" not in saved or not np.array_equal(saved["game"], self._game()):
+            raise ValueError(
+                f"checkpoint: it belongs to another scenario, other options or another engine "
+                f"version than {self.scenario.name} here"
+            )
+        arrays = self._arrays()
+        for name, target in arrays.items():
+            shape = saved[name].shape if name in saved else None
+            if shape != target.shape:
+                raise ValueError(f"checkpoint: {name} must have shape {target.shape}, not {shape}")
+        for name, target in arrays.items():
+            target[...] = saved[name]
+        self.driver.upload()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Return every array that a step may change, by name."""
+        state = self.state
+        blocks = {"units": state.units, "world": state.world, "sights": state.sights}
+        return {**blocks, **self.outputs.arrays()}
+
+    def _game(self) -> np.ndarray:
+        """Return the identity of the game, which a restored checkpoint must share, as bytes."""
+        keys = ("engine_version", "scenario_hash", "options_hash")
+        text = " ".join(str(self.fingerprint[key]) for key in keys)
+        return np.frombuffer(text.encode(), np.uint8).copy()
 
     def close(self) -> None:
         """Release threads or the device."""

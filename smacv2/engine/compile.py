@@ -1,8 +1,9 @@
-"""How rules are compiled: one decorator for rules, one for the loops that Python calls.
+"""Compilation: a decorator for battle rules, another for the loops that Python calls.
 
 Numba caches machine code on disk, but it only notices changes in the file of the function it
-compiles, not in the rules that function calls. Compiled rules therefore live in a folder named
-after a hash of the engine's whole source: an edited or upgraded engine never runs stale code.
+compiles, not in the rules which that function calls. Compiled rules are therefore stored in a
+folder named after a hash of the whole engine's source: an edited or upgraded engine never runs
+stale code.
 """
 
 import functools
@@ -20,7 +21,7 @@ from numba.core.compiler import Compiler
 
 config: Any = numba_config
 njit: Any = numba.njit
-"""Both have more attributes and options than their type stubs know."""
+"""Typed as Any, because both have attributes and options that their type stubs lack."""
 
 Rule = Callable[..., Any]
 
@@ -35,14 +36,14 @@ def rule(function: Rule) -> Any:
 
 
 def inline_rule(function: Rule) -> Any:
-    """Compile a short rule into its callers, where a call would cost more than the body."""
+    """Compile a short rule into its callers, because a call would cost more than the body."""
     return _compile_once(njit(**OPTIONS, pipeline_class=RuleCompiler, forceinline=True)(function))
 
 
 class RuleCompiler(Compiler):
-    """Numba's compiler without the wrappers and machine code that only Python's calls need.
+    """Numba's compiler without the wrappers and machine code that only calls from Python need.
 
-    Rules are linked into the loops that Python calls; skipping the rest shortens a first start.
+    Rules are linked into the loops that Python calls, so skipping the rest shortens a first start.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -51,7 +52,7 @@ class RuleCompiler(Compiler):
             setattr(self.state.flags, flag, True)
 
     def compile_extra(self, func: Rule) -> Any:
-        """Compile; the result is known by a token instead of an address."""
+        """Compile a rule; the result holds a token in place of an address."""
         result = super().compile_extra(func)._replace(entry_point=InnerRule())
         self.state.targetctx.insert_user_function(
             result.entry_point, result.fndesc, [result.library]
@@ -60,7 +61,7 @@ class RuleCompiler(Compiler):
 
 
 class InnerRule:
-    """Stands for a compiled rule that has no address of its own."""
+    """Token for a compiled rule, which has no address of its own."""
 
     def __call__(self, *args: Any) -> None:
         """Refuse: only compiled code can call a compiled rule."""
@@ -71,10 +72,10 @@ class InnerRule:
 
 
 def _compile_once(dispatcher: Any) -> Any:
-    """Make rules that call this one see a single signature: every integer and bool as int64.
+    """Give a rule a single signature in calls from other rules: every integer and bool as int64.
 
-    Numba would compile a rule anew for each mix of int32, int64 and literal arguments, which more
-    than doubles the time of a first start.
+    Otherwise Numba compiles a rule again for each mix of int32, int64 and literal arguments, which
+    more than doubles the time of a first start.
     """
     if config.DISABLE_JIT:
         return dispatcher
@@ -108,10 +109,10 @@ def entry_point(function: Rule) -> Any:
 
 @functools.cache
 def cache_folder() -> Path:
-    """Return the folder of compiled rules for this very source, creating it.
+    """Return the folder of rules compiled from the present source; create it if needed.
 
-    It lies in ``NUMBA_CACHE_DIR`` where that is set, else in the user's cache folder, else (if that
-    cannot be written) in the system's folder for temporary files.
+    The folder is in ``NUMBA_CACHE_DIR`` if that is set, else in the user's cache folder, else (if
+    that is not writable) in the system's folder for temporary files.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     parents = [Path(config.CACHE_DIR or home) / "smacv2", Path(tempfile.gettempdir()) / "smacv2"]

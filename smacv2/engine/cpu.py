@@ -1,8 +1,8 @@
-"""The CPU driver: battles in chunks, a chunk a thread, one compiled loop over each chunk.
+"""The CPU driver: batches are cut into chunks, one per thread, with a compiled loop over each.
 
-The compiled loops release the GIL, so ordinary Python threads run them side by side. Compared with
-Numba's own parallel loops this costs less per call, compiles faster, needs no OpenMP (which may
-not be forked) and leaves one build for every batch size.
+The compiled loops release the GIL, so ordinary Python threads run them in parallel. Compared with
+Numba's own parallel loops, threads cost less per call, compile faster, need no OpenMP (which must
+not be forked), and a single build serves all batch sizes.
 """
 
 import os
@@ -11,30 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from smacv2.battle import (
-    EPISODE,
-    FINISHED,
-    FIRST_MAX_REWARD,
     OUTCOME,
     OUTCOME_TIMEOUT,
     OVER,
-    SEED_HIGH,
-    SEED_LOW,
     BattleState,
+    Outputs,
+    set_seeds,
 )
 from smacv2.engine.compile import entry_point
 from smacv2.engine.loop import (
     LEAVE_COMMAND,
     RESET_COMMAND,
     STEP_COMMAND,
-    play_step,
+    play_battle,
     run_battle,
     show,
 )
-from smacv2.engine.outputs import Outputs
 from smacv2.engine.tables import Tables
 
 UNITS_PER_CHUNK = 160
-"""Handing over fewer units costs more than another thread saves (16 battles of 5 against 5)."""
+"""Smaller chunks cost more to hand over than another thread saves (16 battles of 5 against 5)."""
 
 
 @entry_point
@@ -42,7 +38,7 @@ def run_range(
     first, last, commands, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, obs, state, mask, reward, terminated, truncated,
 ):  # fmt: skip
-    """Step or reset battles [first, last), each as its command says."""
+    """Step or reset battles [first, last) according to their commands."""
     for b in range(first, last):
         if commands[b] != LEAVE_COMMAND:
             reward[b] = run_battle(
@@ -54,25 +50,31 @@ def run_range(
 
 
 @entry_point
-def simulate_range(first, last, units, world, kinds, rules, cone, actions, mask):
-    """Play battles [first, last) without observing them (for timing)."""
+def simulate_range(
+    first, last, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing, actions,
+    mask,
+):  # fmt: skip
+    """Step battles [first, last) that are not over, without showing them (for timing)."""
     for b in range(first, last):
         if not world[b, OVER]:
-            play_step(units[b], world[b], kinds, rules, cone, mask[b], actions[b])
+            play_battle(
+                STEP_COMMAND, units[b], world[b], sights[b], kinds, rules, teams, points, spiral,
+                cone, pathing, actions[b], mask[b],
+            )  # fmt: skip
 
 
 @entry_point
 def show_range(first, last, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Observe battles [first, last) as they stand."""
+    """Observe battles [first, last) in their present state."""
     for b in range(first, last):
         show(units[b], world[b], sights[b], kinds, rules, cone, pathing, obs[b], state[b], mask[b])
 
 
 class CpuDriver:
-    """Runs the rules on arrays in host memory.
+    """Run the rules on arrays in host memory.
 
     Args:
-        num_threads: Threads that share a step; the results do not depend on it.
+        num_threads: Threads that share a step; results do not depend on their number.
     """
 
     device = "cpu"
@@ -96,8 +98,10 @@ class CpuDriver:
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
 
-    def reset(self, chosen: np.ndarray) -> None:
-        """Start new battles where ``chosen`` ``(num_envs,)`` bool is set."""
+    def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
+        """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""
+        if seeds is not None:
+            set_seeds(self.state.world, chosen, seeds)
         self._play(np.where(chosen, RESET_COMMAND, LEAVE_COMMAND).astype(np.int8), self._no_actions)
 
     def step(self, actions: np.ndarray) -> None:
@@ -110,15 +114,18 @@ class CpuDriver:
 
     def simulate(self, actions: np.ndarray) -> None:
         """Play one step of every battle that is not over, without observing it."""
-        units, world, _ = self._battle
-        self._run(simulate_range, units, world, *self._brief_tables, actions, self._views[2])
+        mask = self.outputs.action_mask
+        self._run(simulate_range, *self._battle, *self._tables, actions, mask)
 
     def show(self) -> None:
-        """Observe every battle as it stands."""
+        """Observe every battle in its present state."""
         self._run(show_range, *self._battle, *self._brief_tables, self._pathing, *self._views)
 
     def upload(self) -> None:
-        """Do nothing: the host's battles are the only ones (the CUDA driver has copies)."""
+        """Do nothing: the host's arrays are the only ones (the CUDA driver has copies)."""
+
+    def download(self) -> None:
+        """Do nothing, as ``upload``."""
 
     def close(self) -> None:
         """Stop the threads."""
@@ -127,7 +134,7 @@ class CpuDriver:
             self._pool = None
 
     def _run(self, kernel, *arrays: np.ndarray) -> None:
-        """Run a compiled loop over all battles, in chunks where there are enough of them."""
+        """Run a compiled loop over all battles, in one chunk per thread if there are enough."""
         num_envs, _, num_units = self.state.units.shape
         chunks = min(self.num_threads, num_envs * num_units // UNITS_PER_CHUNK)
         if chunks <= 1:
@@ -141,18 +148,8 @@ class CpuDriver:
             future.result()
 
     def _threads(self) -> ThreadPoolExecutor:
-        """Return the thread pool of this process; a forked child makes its own."""
+        """Return the thread pool of this process; a forked child creates its own."""
         if self._pool is None or self._pool_pid != os.getpid():
             self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="smacv2")
             self._pool_pid = os.getpid()
         return self._pool
-
-
-def set_seeds(world: np.ndarray, chosen: np.ndarray, seeds: np.ndarray) -> None:
-    """Set the seeds of the chosen battles and go back to episode 0."""
-    words = np.ascontiguousarray(seeds.astype(np.uint64)).view(np.uint32).reshape(-1, 2)
-    world[chosen, SEED_LOW] = words[chosen, 0].view(np.int32)
-    world[chosen, SEED_HIGH] = words[chosen, 1].view(np.int32)
-    world[chosen, EPISODE] = 0
-    world[chosen, FINISHED] = 0
-    world[chosen, FIRST_MAX_REWARD] = 0

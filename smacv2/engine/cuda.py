@@ -1,8 +1,8 @@
-"""The CUDA driver: two kernels a step, one that plays battles and one that shows them to agents.
+"""The CUDA driver: two kernels per step, one to play battles and one to show them to agents.
 
-On the device every array has its battle axis last, so that neighbouring threads read neighbouring
-words; a rule still sees one battle, ``units[:, :, b]``. Rules are the functions that Numba compiled
-for the CPU; numba-cuda compiles them again as device functions.
+On the device the battle axis is last, so that neighbouring threads read neighbouring words; a rule
+still works on one battle, ``units[:, :, b]``. The rules are those of the CPU: numba-cuda compiles
+the same functions for the device.
 
 ``NUMBA_ENABLE_CUDASIM=1`` (with ``NUMBA_DISABLE_JIT=1``) runs the kernels in Numba's simulator.
 """
@@ -18,45 +18,31 @@ try:
 except ImportError as error:  # pragma: no cover - numba always ships a stub
     raise RuntimeError("device='cuda' needs the extra: pip install 'smacv2-suite[cuda]'") from error
 
-from smacv2.battle import EPISODE, OUTCOME, OUTCOME_TIMEOUT, OVER, STEP, BattleState
-from smacv2.engine.compile import rule
+from smacv2.battle import OUTCOME, OUTCOME_TIMEOUT, OVER, BattleState, Outputs, set_seeds
 from smacv2.engine.loop import (
     LEAVE_COMMAND,
     RESET_COMMAND,
     STEP_COMMAND,
-    kill_below_level,
-    play_tick,
+    play_battle,
     show,
 )
 from smacv2.engine.observe import observe, write_state
-from smacv2.engine.orders import give_orders, write_mask_row
-from smacv2.engine.outputs import Outputs
-from smacv2.engine.reward import decide, remember, scale_reward, set_reward_scale
-from smacv2.engine.spawn import spawn
-from smacv2.engine.tables import (
-    HAS_HEALTH_LEVEL,
-    NUM_AGENTS,
-    OBS_AS_STATE,
-    SHARE_SIGHTS,
-    START_TICKS,
-    TICKS_AFTER_KILL,
-    TICKS_PER_STEP,
-    Tables,
-)
+from smacv2.engine.orders import write_mask_row
+from smacv2.engine.tables import NUM_AGENTS, OBS_AS_STATE, SHARE_SIGHTS, Tables
 
 THREADS_PER_BLOCK = 128
-"""Most threads of a block."""
+"""Largest number of threads per block."""
 
 BLOCKS_WANTED = 512
-"""Blocks over which small batches are spread: a few for each multiprocessor, and the fewer battles
-share a warp, the less they wait for each other's branches."""
+"""Blocks over which small batches are spread: a few per multiprocessor. Battles that share a warp
+wait for each other's branches, so fewer battles per warp are faster."""
 
 
 def play_battles(
     commands, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, mask, reward, terminated, truncated,
 ):  # fmt: skip
-    """Step or reset one battle a thread, each as its command says, without observing it."""
+    """Step or reset one battle per thread according to its command, without observing it."""
     b = cuda.grid(1)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
         reward[b] = play_battle(
@@ -67,41 +53,8 @@ def play_battles(
         terminated[b] = world[OVER, b] != 0 and not truncated[b]
 
 
-@rule
-def play_battle(
-    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing, actions, mask
-):
-    """Step one battle, or reset it if told to or if it is over; return the reward.
-
-    The same as ``play_step`` and ``start_episode``, but both come to one call of the game loop: a
-    second one would nearly double the kernel, and fetching its instructions is what limits it.
-    """
-    steps = command == STEP_COMMAND and world[OVER] == 0
-    if steps:
-        give_orders(unit, world, kinds, rules, cone, mask, actions)
-        ticks = rules[TICKS_PER_STEP]
-    else:
-        if command == STEP_COMMAND:
-            world[EPISODE] += 1
-        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-        set_reward_scale(unit, world, kinds, rules)
-        ticks = rules[START_TICKS]
-    kill_at = ticks - rules[TICKS_AFTER_KILL] if steps and rules[HAS_HEALTH_LEVEL] else -1
-    for tick in range(ticks + 1):
-        if tick == kill_at:
-            kill_below_level(unit, world, kinds, rules)
-        if tick < ticks:
-            play_tick(unit, world, kinds, rules)
-    reward = 0.0
-    if steps:
-        world[STEP] += 1
-        reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
-    remember(unit)
-    return reward
-
-
 def show_agents(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Write one agent's mask and observation a thread; the last threads write the state."""
+    """Write one agent's mask and observation per thread; one more thread writes the state."""
     b, agent = cuda.grid(2)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
         unit, masks = units[:, :, b], mask[:, :, b]
@@ -116,7 +69,7 @@ def show_agents(commands, units, world, sights, kinds, rules, cone, pathing, obs
 
 
 def show_battles(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Write all that one battle a thread shows: where what agents see depends on other agents."""
+    """Show one battle per thread, for settings in which an agent's view depends on others."""
     b = cuda.grid(1)  # type: ignore[attr-defined]
     if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
         show(
@@ -127,16 +80,17 @@ def show_battles(commands, units, world, sights, kinds, rules, cone, pathing, ob
 
 @functools.cache
 def kernel(function: Callable[..., None]) -> Any:
-    """Return the compiled kernel: compiled once in a process, whatever the scenario."""
+    """Return a compiled kernel: one per process serves all scenarios."""
     return cuda.jit(function)
 
 
 class CudaDriver:
-    """Runs the rules on arrays in device memory.
+    """Run the rules on arrays in device memory.
 
-    ``reset`` and ``step`` copy the battles to host memory, as NumPy users expect. Learners on the
-    same device write actions into ``arrays["actions"]``, call ``launch``, and read the
-    other ``arrays`` in place (``torch.as_tensor`` shares their memory; the battle axis is last).
+    The device's ``arrays`` are always current, with the battle axis last. ``reset`` and ``step``
+    also copy them to host memory, as NumPy users expect. Learners on the same device write
+    ``arrays["actions"]``, call ``launch``, and read the other ``arrays`` in place
+    (``torch.as_tensor`` shares their memory); the host's copy is then outdated until ``download``.
 
     Raises:
         RuntimeError: There is no usable GPU.
@@ -148,7 +102,7 @@ class CudaDriver:
         if not cuda.is_available():
             raise RuntimeError(
                 "device='cuda' needs an NVIDIA GPU with its driver and the extra: "
-                "pip install 'smacv2-suite[cuda]' (smacv2 doctor tells what is missing)"
+                "pip install 'smacv2-suite[cuda]' (smacv2 doctor says what is missing)"
             )
         self._hosts = {
             "units": state.units, "world": state.world, "sights": state.sights,
@@ -158,7 +112,7 @@ class CudaDriver:
         }  # fmt: skip
         num_envs, num_agents = outputs.action_mask.shape[:2]
         self._num_envs = num_envs
-        # Agents that share what they see are observed in turn, as is a state made of observations.
+        # One after the other: agents that share sights, and the state if it is all observations.
         self._in_turn = bool(tables.rules[SHARE_SIGHTS] or tables.rules[OBS_AS_STATE])
         self._shown_apart = 1 if self._in_turn else num_agents + 1
         self._tables = tuple(
@@ -169,15 +123,17 @@ class CudaDriver:
             )
         )  # fmt: skip
         self.arrays: dict[str, Any] = {
-            name: cuda.device_array((*host.shape[1:], num_envs), host.dtype)
-            for name, host in self._hosts.items()
+            name: cuda.to_device(_battle_last(host)) for name, host in self._hosts.items()
         }
         self.arrays["actions"] = cuda.device_array((num_agents, num_envs), np.int32)
         self._all_step = cuda.to_device(np.full(num_envs, STEP_COMMAND, np.int8))
 
-    def reset(self, chosen: np.ndarray) -> None:
-        """Start new battles where ``chosen`` ``(num_envs,)`` bool is set."""
-        self.upload()
+    def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
+        """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""
+        if seeds is not None:
+            world = self.arrays["world"].copy_to_host()
+            set_seeds(world.T, chosen, seeds)
+            self.arrays["world"].copy_to_device(world)
         commands = np.where(chosen, RESET_COMMAND, LEAVE_COMMAND).astype(np.int8)
         self.launch(cuda.to_device(commands))
         self.download()
@@ -189,13 +145,12 @@ class CudaDriver:
         self.download()
 
     def launch(self, commands: Any = None, stream: Any = 0) -> None:
-        """Start both kernels on what lies in ``arrays``; they run asynchronously.
+        """Start both kernels on ``arrays``; they run asynchronously.
 
         Args:
-            commands: Device array ``(num_envs,)`` int8, what to do with each battle; None steps
-                all of them.
-            stream: Numba's stream, such as ``cuda.external_stream`` of one that is being captured
-                as a CUDA graph, which then starts both kernels at the price of one.
+            commands: Device array ``(num_envs,)`` int8 with a command per battle; None steps all.
+            stream: A Numba stream; ``cuda.external_stream`` makes one of PyTorch's. A captured CUDA
+                graph of both kernels starts for the price of one.
         """
         self.play(commands, stream)
         self.show(commands, stream)
@@ -223,12 +178,12 @@ class CudaDriver:
         )  # fmt: skip
 
     def upload(self) -> None:
-        """Copy the host's battles to the device."""
+        """Copy the host's arrays to the device."""
         for name, host in self._hosts.items():
             self.arrays[name].copy_to_device(_battle_last(host))
 
     def download(self) -> None:
-        """Copy the device's battles to the host, waiting for the kernels."""
+        """Copy the device's arrays to the host, waiting for the kernels."""
         for name, host in self._hosts.items():
             host[...] = np.moveaxis(self.arrays[name].copy_to_host(), -1, 0)
 
@@ -243,5 +198,5 @@ def _battle_last(array: np.ndarray) -> np.ndarray:
 
 
 def _non_empty(table: np.ndarray) -> np.ndarray:
-    """Return a table that can be copied to a device, where nothing may be empty."""
+    """Return a table with at least one entry: empty arrays cannot be copied to a device."""
     return table if table.size else np.zeros((1, 1), table.dtype)

@@ -1,4 +1,4 @@
-"""What a shot does: damage, missiles, second hits, beams, bursts, healing, regeneration."""
+"""Effects of shots: damage, missiles, second hits, beams, bursts; and regeneration."""
 
 from smacv2.battle import (
     BEAM_TARGET,
@@ -65,12 +65,12 @@ from smacv2.engine.tables import (
 from smacv2.engine.targets import distance_squared, opponents
 
 MINIMUM_DAMAGE = ONE // 2
-"""Least damage a hit does to life after armour (mechanics 8.1)."""
+"""Least damage of a hit to life after armour (mechanics 8.1)."""
 
 
 @rule
 def launch(unit, world, kinds, rules, i, target, weapon):
-    """Let a shot leave: hit at once, or start the missile, the beams or the burst."""
+    """Release a shot: hit at once, or start the missile, the beams or the burst."""
     offset = weapon_offset(weapon, kinds)
     kind = unit[UNIT_TYPE, i]
     delivery = kinds[kind, offset + W_DELIVERY]
@@ -104,7 +104,7 @@ def strike(unit, world, kinds, rules, attacker, target, weapon):
 
 @rule
 def damage(unit, world, kinds, rules, attacker, victim, amount):
-    """Shields absorb first; armour lowers what is left, once a hit; the victim may retaliate."""
+    """Damage a unit: its shield absorbs first, armour reduces the rest; it may retaliate."""
     if unit[HEALTH, victim] <= 0:
         return
     absorbed = min(unit[SHIELD, victim], amount)
@@ -122,7 +122,7 @@ def damage(unit, world, kinds, rules, attacker, victim, amount):
 
 @rule
 def die(unit, world, kinds, i):
-    """Remove a unit; a type that bursts on death bursts once (mechanics 9.2)."""
+    """Kill a unit; a type that bursts on death bursts once (mechanics 9.2)."""
     unit[HEALTH, i] = 0
     unit[RADIUS, i] = NOT_THERE
     unit[VELOCITY_X, i] = 0
@@ -135,7 +135,7 @@ def die(unit, world, kinds, i):
 
 @rule
 def resolve_bursts(unit, world, kinds, rules):
-    """Let waiting bursts go off, lowest unit first, until no burst has set off another."""
+    """Set off waiting bursts, lowest unit first, until no burst has caused another."""
     while world[BURSTS] > 0:
         for i in range(unit.shape[1]):
             if unit[BURST, i] == 1:
@@ -182,7 +182,7 @@ def advance_missile(unit, world, kinds, rules, i):
 
 @rule
 def advance_swing(unit, world, kinds, rules, i):
-    """Land the second hit of a swing when its time has come, come what may (mechanics 7.5, 8.5)."""
+    """Land the second hit of a swing on time, whatever has happened since (mechanics 7.5, 8.5)."""
     unit[SWING_TICKS, i] -= ONE
     if unit[SWING_TICKS, i] > 0:
         return
@@ -215,7 +215,7 @@ def advance_beams(unit, world, kinds, rules, i):
 
 @rule
 def sample_beams(unit, world, kinds, rules, i, point):
-    """Touch what lies at one point of each beam: the second beam sweeps the other way."""
+    """Touch the units at one point of each beam; the second beam sweeps the other way."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(0, kinds)
     target = unit[BEAM_TARGET, i]
@@ -236,7 +236,7 @@ def sample_beams(unit, world, kinds, rules, i, point):
 
 @rule
 def touch(unit, world, kinds, rules, i, beam, x, y):
-    """Schedule a hit on every enemy a sample touches for the first time in this volley's beam."""
+    """Schedule a hit on every enemy that a beam of this volley touches for the first time."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(0, kinds)
     delay = kinds[kind, offset + W_BEAM_SPLASH_TICKS]
@@ -261,7 +261,7 @@ def touch(unit, world, kinds, rules, i, beam, x, y):
 
 @rule
 def land_splash(unit, world, kinds, rules, i):
-    """Apply the beam hits that reach this unit in this tick, each one against armour."""
+    """Apply the beam hits that reach a unit in this tick; armour reduces each hit."""
     slot = SPLASH + world[TICK] % SPLASH_SLOTS
     hits = unit[slot, i]
     unit[slot, i] = 0
@@ -276,7 +276,7 @@ def land_splash(unit, world, kinds, rules, i):
 
 @rule
 def beam_shooter(unit, kinds, rules, i):
-    """Return the first enemy with a beam weapon: the cause of a beam hit that has just landed."""
+    """Return the first enemy with a beam weapon, to which beam hits on unit i are attributed."""
     first, last = opponents(unit, rules, i)
     for j in range(first, last):
         kind = unit[UNIT_TYPE, j]
@@ -287,7 +287,7 @@ def beam_shooter(unit, kinds, rules, i):
 
 @inline_rule
 def regenerate(unit, world, kinds, i):
-    """Zerg life always; shields some time after the last damage; energy (mechanics 13)."""
+    """Regenerate zerg life, shields some time after the last damage, and energy (mechanics 13)."""
     kind = unit[UNIT_TYPE, i]
     regen = kinds[kind, K_HEALTH_REGEN]
     if regen > 0:

@@ -1,8 +1,8 @@
 """20.12 fixed-point arithmetic, the number format of StarCraft II itself.
 
 A value ``v`` is stored as the integer ``round(4096 * v)`` in an ``int32``. Products and squares
-are taken in 64 bits, where nothing on a map of up to 500 cells can overflow. ``int()`` marks each
-widening: compiled it is free, uncompiled it turns NumPy scalars into Python integers.
+are computed in 64 bits, which cannot overflow on a map of up to 500 cells. ``int()`` marks each
+widening: it is free in compiled code, and turns NumPy scalars into Python integers otherwise.
 """
 
 import math
@@ -56,8 +56,8 @@ def squared(dx, dy):
 def isqrt(n):
     """Return the largest integer whose square is at most ``n`` (0 <= n < 2**52), exactly.
 
-    A float64 square root proposes and integers decide, so the result does not depend on how the
-    machine rounds.
+    A float64 square root is corrected by integer comparisons, so the result does not depend on how
+    the machine rounds.
     """
     root = int(math.sqrt(float(n)))
     if root * root > n:

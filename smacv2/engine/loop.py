@@ -1,4 +1,4 @@
-"""One game loop and one environment step: the table of contents of the battle."""
+"""One environment step and one game loop (tick): the table of contents of the battle."""
 
 from smacv2.battle import (
     BACKSWING,
@@ -58,34 +58,53 @@ from smacv2.engine.tables import (
 from smacv2.engine.weapons import fight, heal
 
 LEAVE_COMMAND, STEP_COMMAND, RESET_COMMAND = range(3)
-"""What ``run_battle`` is told to do with a battle: nothing, one step, a new episode."""
+"""Commands to ``run_battle``: leave a battle alone, play a step, start its next episode."""
 
 
 @rule
-def start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing):
-    """Set up a new battle as it stands when the agents first see it."""
-    spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-    set_reward_scale(unit, world, kinds, rules)
-    for _ in range(rules[START_TICKS]):
-        play_tick(unit, world, kinds, rules)
-    remember(unit)
+def run_battle(
+    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+    actions, obs, state, mask,
+):  # fmt: skip
+    """Play one battle with ``play_battle``, then show it; return the reward."""
+    reward = play_battle(
+        command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+        actions, mask,
+    )  # fmt: skip
+    show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask)
+    return reward
 
 
 @rule
-def play_step(unit, world, kinds, rules, cone, mask, actions):
-    """Play one environment step; return its reward."""
-    give_orders(unit, world, kinds, rules, cone, mask, actions)
-    first_ticks = rules[TICKS_PER_STEP]
-    if rules[HAS_HEALTH_LEVEL]:
-        first_ticks -= rules[TICKS_AFTER_KILL]
-    for _ in range(first_ticks):
-        play_tick(unit, world, kinds, rules)
-    if rules[HAS_HEALTH_LEVEL]:
-        kill_below_level(unit, world, kinds, rules)
-        for _ in range(rules[TICKS_AFTER_KILL]):
+def play_battle(
+    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
+    actions, mask,
+):  # fmt: skip
+    """Step one battle, or reset it if told to or if it is over (NEXT_STEP); return the reward.
+
+    A reset plays ticks too, as agents first see a battle after ``START_TICKS`` of them. Both cases
+    share one call of ``play_tick``: a second one would nearly double the CUDA kernel, whose speed
+    is limited by fetching instructions.
+    """
+    steps = command == STEP_COMMAND and world[OVER] == 0
+    if steps:
+        give_orders(unit, world, kinds, rules, cone, mask, actions)
+        ticks = rules[TICKS_PER_STEP]
+    else:
+        world[EPISODE] += 1
+        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
+        set_reward_scale(unit, world, kinds, rules)
+        ticks = rules[START_TICKS]
+    kill_at = ticks - rules[TICKS_AFTER_KILL] if steps and rules[HAS_HEALTH_LEVEL] else -1
+    for tick in range(ticks + 1):
+        if tick == kill_at:
+            kill_below_level(unit, world, kinds, rules)
+        if tick < ticks:
             play_tick(unit, world, kinds, rules)
-    world[STEP] += 1
-    reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
+    reward = 0.0
+    if steps:
+        world[STEP] += 1
+        reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
     remember(unit)
     return reward
 
@@ -109,10 +128,10 @@ def play_tick(unit, world, kinds, rules):
 
 @rule
 def start_turns(unit, world, kinds, rules):
-    """Run the clocks of all units, let the calm ones act, and list the others in ``TURN``.
+    """Advance calm units, and list the others in ``TURN``; return the number of listed units.
 
-    Units that only walk or wait do not touch each other, so their order cannot matter; those that
-    fight are listed, and act in random order. Returns how many there are.
+    Calm units only walk or wait and do not affect others, so they act at once and their order
+    cannot matter. The listed units fight, and act in random order afterwards.
     """
     busy = 0
     for i in range(unit.shape[1]):
@@ -130,7 +149,7 @@ def start_turns(unit, world, kinds, rules):
 
 @inline_rule
 def is_calm(unit, i):
-    """Return whether a unit has nothing under way that could touch another in this tick."""
+    """Return whether a unit cannot affect another one in this tick."""
     under_way = unit[MISSILE_TARGET, i] >= 0 or unit[BEAM_TARGET, i] >= 0
     if under_way or unit[SWING_TARGET, i] >= 0:
         return False
@@ -140,14 +159,14 @@ def is_calm(unit, i):
 
 @inline_rule
 def run_clocks(unit, i):
-    """Let one tick of the cooldown and of the pause after a shot pass."""
+    """Advance the cooldown and the pause after a shot by one tick."""
     unit[COOLDOWN, i] = max(unit[COOLDOWN, i] - ONE, 0)
     unit[BACKSWING, i] = max(unit[BACKSWING, i] - ONE, 0)
 
 
 @inline_rule
 def follow_order(unit, kinds, rules, i):
-    """Walk where ordered, or stand."""
+    """Walk to the ordered point, or stand still without a move order."""
     if unit[ORDER, i] == ORDER_MOVE:
         follow_move_order(unit, kinds, rules, i)
     else:
@@ -156,7 +175,7 @@ def follow_order(unit, kinds, rules, i):
 
 @inline_rule
 def update(unit, world, kinds, rules, i):
-    """Give one unit its turn: what it has under way lands, then it acts, if it lives."""
+    """Play one unit's turn: advance its shots under way, then let it act if it is alive."""
     if unit[MISSILE_TARGET, i] >= 0:
         advance_missile(unit, world, kinds, rules, i)
     if unit[BEAM_TARGET, i] >= 0:
@@ -175,7 +194,7 @@ def update(unit, world, kinds, rules, i):
 
 @inline_rule
 def act(unit, world, kinds, rules, i, cooldown_before):
-    """Carry out the unit's order; an idle standard unit looks for something to do."""
+    """Carry out a unit's order; without one, a unit that is not passive looks for a target."""
     order = unit[ORDER, i]
     centre = i
     if order == ORDER_MOVE or (order == ORDER_IDLE and unit[PASSIVE, i]):
@@ -188,7 +207,7 @@ def act(unit, world, kinds, rules, i, cooldown_before):
         if fight(unit, world, kinds, rules, i, cooldown_before):
             return
         if kinds[unit[UNIT_TYPE, i], K_WEAPONS + W_DELIVERY] == DELIVER_BEAM:
-            # A colossus looks around where its last target stood (mechanics 6.5).
+            # A colossus looks for targets around its last one (mechanics 6.5).
             centre = unit[ORDER_TARGET, i]
     halt(unit, i)
     if kinds[unit[UNIT_TYPE, i], K_HEALS]:
@@ -216,24 +235,7 @@ def kill_below_level(unit, world, kinds, rules):
 
 @rule
 def show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Write what the agents and the critic see, and which actions are available."""
+    """Write the mask of available actions, the observations and the state."""
     write_mask(unit, kinds, rules, cone, pathing, mask)
     observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs)
     write_state(unit, world, kinds, rules, cone, obs, state)
-
-
-@rule
-def run_battle(
-    command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
-    actions, obs, state, mask,
-):  # fmt: skip
-    """Step one battle, or reset it if told to or if it is over (NEXT_STEP); return the reward."""
-    reward = 0.0
-    if command == STEP_COMMAND and not world[OVER]:
-        reward = play_step(unit, world, kinds, rules, cone, mask, actions)
-    else:
-        if command == STEP_COMMAND:
-            world[EPISODE] += 1
-        start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-    show(unit, world, sights, kinds, rules, cone, pathing, obs, state, mask)
-    return reward

@@ -1,4 +1,4 @@
-"""Moving, turning, walking around each other, and not standing inside each other (mechanics 5)."""
+"""Movement: speed, turning, steering around blockers, collisions (mechanics 5)."""
 
 from numba import int32
 
@@ -41,22 +41,22 @@ from smacv2.engine.targets import same_side
 
 RELAX_PERIOD = 8
 RELAX_DISTANCE = ONE // 8
-"""Ticks between, and fixed cells of, the steps in which idle friends drift apart to their full
-radii; the real speed is unknown (mechanics 5.4)."""
+"""Every ``RELAX_PERIOD`` ticks, overlapping idle friends move apart by at most ``RELAX_DISTANCE``
+(fixed cells), up to their full radii; the real speed is unknown (mechanics 5.4)."""
 
 STEER_MARGIN = ONE // 16
-"""Fixed cells between hulls below which a unit counts as standing in the way."""
+"""A unit ahead is in the way if the gap to it is below this distance (fixed cells)."""
 
 MAX_BLOCKED = 16
-"""Ticks for which a unit goes on walking around others after it was last blocked; with fewer it
-turns back into the same gap again and again."""
+"""Ticks for which a unit keeps walking around others after it was last blocked. With fewer ticks
+it turns back into the same gap again and again."""
 
 SHORTEST_TURN = ONE // 32
-"""Fixed cells left to walk below which a unit no longer turns: rounding makes so short a vector
-point, and the unit vector along it measure, anyhow."""
+"""Below this distance (fixed cells) a unit keeps its facing: for so short a vector, rounding error
+dominates its direction."""
 
 STEER_TRIES = 3
-"""Blockers a unit looks past in one tick before it just pushes on."""
+"""Blockers that a unit steers around in one tick before it pushes ahead."""
 
 
 @inline_rule
@@ -90,7 +90,7 @@ def walk(unit, kinds, rules, i, dx, dy, distance, reach):
 
 @inline_rule
 def attainable_speed(unit, kinds, i, dx, dy, distance):
-    """Return the speed of this tick: what the unit kept of its old one plus one acceleration."""
+    """Return the speed of this tick: the old speed along (dx, dy) plus one acceleration."""
     kind = unit[UNIT_TYPE, i]
     top = kinds[kind, K_SPEED]
     if kinds[kind, K_ACCELERATION] >= top:
@@ -123,7 +123,7 @@ def turn(unit, kinds, i, dx, dy, distance, factor):
 
 @inline_rule
 def faces(unit, kinds, i, dx, dy, distance, arc_cos):
-    """Turn towards (dx, dy) if it lies outside the arc; return whether it then lies inside.
+    """Turn towards (dx, dy) if it is outside the arc; return whether it is inside afterwards.
 
     ``distance`` is the length of (dx, dy).
     """
@@ -164,7 +164,7 @@ def steer(unit, kinds, rules, i, dx, dy):
 
 @rule
 def find_blocker(unit, kinds, rules, i, dx, dy):
-    """Return the unit that most stands in the way and cannot be shoved aside, or -1.
+    """Return the blocker: of the units that cannot be pushed aside, the one most ahead, or -1.
 
     Friends give way unless they hold their ground or are blocked themselves.
     """
@@ -216,7 +216,7 @@ def pushed(unit, i):
 
 @inline_rule
 def firm(unit, i):
-    """Return whether a unit holds its ground: it stands and carries out an order, or swings."""
+    """Return whether a unit holds its ground: it does not move, and has an order or a swing."""
     return not moving(unit, i) and (unit[ORDER, i] > ORDER_MOVE or unit[SWING_TICKS, i] > 0)
 
 
@@ -244,7 +244,7 @@ def move_all(unit, world, kinds, rules):
 
 @inline_rule
 def count_near(unit, i):
-    """Return how many bounding squares overlap unit i's, its own included.
+    """Return the number of bounding squares that overlap unit i's, its own included.
 
     No branches and nothing wider than 32 bits, so that the compiler compares many at a time.
     """
@@ -260,9 +260,9 @@ def count_near(unit, i):
 
 @rule
 def separate_from_others(unit, kinds, rules, i, others):
-    """Correct the overlaps of unit i with its near ``others``; ``settle`` applies the sum.
+    """Correct the overlaps of unit i with the ``others`` near it; ``settle`` applies the sum.
 
-    Of two moving units, or two standing ones, the first answers for the pair.
+    Each pair is corrected once: by its moving unit, or if both or neither move, by the first.
     """
     moves_i = moving(unit, i)
     for j in range(unit.shape[1]):
@@ -300,7 +300,7 @@ def separate(unit, kinds, rules, i, j):
     weight_i = share(unit, i, moves_i, friends)
     weight_j = share(unit, j, moves_j, friends)
     if moves_i and moves_j:
-        # Who walks into the other gives way: those behind must not push the ones in front.
+        # The unit that walks into the other gives way: units behind must not push those in front.
         into_j = dot(unit[VELOCITY_X, i], unit[VELOCITY_Y, i], dx, dy)
         into_i = -dot(unit[VELOCITY_X, j], unit[VELOCITY_Y, j], dx, dy)
         weight_i = into_j >= into_i

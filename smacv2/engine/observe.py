@@ -1,8 +1,8 @@
 """Observations and state as float32 vectors (interface 2.3, 2.4).
 
-Names are in ``layout.py``. Vectors are zeroed, then each block is written left to right; ``at`` is
-the next free column. Features are integer ratios, one float32 division each, so they are equal on
-every machine.
+``layout.py`` names the columns. Vectors are zeroed, then each block is written from left to right;
+``at`` is the next free column. Features are ratios of integers, one float32 division each, so they
+are equal on every machine.
 """
 
 from numpy import float32
@@ -82,12 +82,12 @@ MAX_HEIGHT = 255
 """Terrain heights are bytes."""
 
 NUM_AROUND = 8
-"""Points around an agent whose ground it may observe."""
+"""Points around an agent at which it may observe the ground."""
 
 
 @inline_rule
 def ratio(numerator, denominator):
-    """Return a float32 quotient of two integers below 2**24, so both are exact."""
+    """Return the float32 quotient of two integers below 2**24, which float32 holds exactly."""
     return float32(numerator) / float32(denominator)
 
 
@@ -96,10 +96,10 @@ def ratio(numerator, denominator):
 
 @rule
 def observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs):
-    """Fill ``obs`` ``(num_agents, obs_size)``; ``mask`` is that of this very moment.
+    """Fill ``obs`` ``(num_agents, obs_size)``; ``mask`` must be up to date.
 
-    Under ``prob_obs_enemy`` agents spot enemies in random order. Under defect B1 each is observed
-    right after it has spotted, so later spotters do not count for it.
+    Under ``prob_obs_enemy`` agents spot enemies in random order. Under defect B1 each agent is
+    observed right after it has spotted, so it does not profit from later spotters.
     """
     if rules[SHARE_SIGHTS]:
         forget(unit, sights, rules)
@@ -112,17 +112,8 @@ def observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs):
                 spot(unit, world, sights, kinds, rules, cone, agent)
                 if rules[ERASE_ROWS]:
                     observe(
-                        unit,
-                        world,
-                        sights,
-                        kinds,
-                        rules,
-                        cone,
-                        pathing,
-                        mask,
-                        agent,
-                        obs[agent],
-                    )
+                        unit, world, sights, kinds, rules, cone, pathing, mask, agent, obs[agent]
+                    )  # fmt: skip
     for agent in range(rules[NUM_AGENTS]):
         if not rules[ERASE_ROWS] or unit[HEALTH, agent] <= 0:
             observe(unit, world, sights, kinds, rules, cone, pathing, mask, agent, obs[agent])
@@ -130,7 +121,7 @@ def observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs):
 
 @rule
 def observe(unit, world, sights, kinds, rules, cone, pathing, mask, agent, out):
-    """Fill one agent's observation; a dead agent sees zeros (and the time)."""
+    """Fill one agent's observation: for a dead agent zeros (and the time)."""
     zero(out)
     if rules[OBS_STARCRAFT] and unit[HEALTH, agent] > 0:
         at = write_move_block(unit, rules, pathing, mask, agent, out, 0)
@@ -150,7 +141,7 @@ def zero(out):
 
 @inline_rule
 def write_one_hot(out, at, width, index):
-    """Write a one at ``index`` of the next ``width`` columns; return the column after them."""
+    """Write 1 at ``index`` of the next ``width`` columns; return the column after them."""
     if 0 <= index < width:
         out[at + index] = float32(1.0)
     return at + width
@@ -230,9 +221,9 @@ def write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at):
 
 @inline_rule
 def slot_in_reach(unit, kinds, rules, cone, agent, slot):
-    """Return the true availability of a target action, whatever ``action_mask`` says.
+    """Return whether the target of an action is in reach, whatever ``action_mask`` says.
 
-    For a healer, slot e means "can heal ally e", in the row of enemy e: upstream's layout.
+    For a healer, slot e means "can heal ally e", in the row of enemy e, as in upstream.
     """
     target = target_of(unit, kinds, rules, agent, slot)
     if not valid_target(unit, kinds, agent, target):
@@ -242,7 +233,7 @@ def slot_in_reach(unit, kinds, rules, cone, agent, slot):
 
 @inline_rule
 def write_row(unit, kinds, rules, agent, other, masked, out, at):
-    """Write what enemy and ally rows share after their first column: place, health, type."""
+    """Write the columns shared by enemy and ally rows, from the second on: place, health, type."""
     sight = kinds[unit[UNIT_TYPE, agent], K_SIGHT]
     dx = unit[X, other] - unit[X, agent]
     dy = unit[Y, other] - unit[Y, agent]
@@ -263,7 +254,7 @@ def write_row(unit, kinds, rules, agent, other, masked, out, at):
 
 @inline_rule
 def write_health(unit, kinds, rules, i, out, at):
-    """Write health and, where the scenario has shields, shield."""
+    """Write health and, if the scenario has shields, shield."""
     out[at] = health_feature(unit, kinds, rules, i)
     at += 1
     if rules[HAS_SHIELDS]:
@@ -274,7 +265,7 @@ def write_health(unit, kinds, rules, i, out, at):
 
 @inline_rule
 def health_feature(unit, kinds, rules, i):
-    """Return health over full health, both above the agent's health level where it has one."""
+    """Return health over full health; an agent's health level is subtracted from both."""
     full = kinds[unit[UNIT_TYPE, i], K_HEALTH]
     health = unit[HEALTH, i]
     if rules[HAS_HEALTH_LEVEL] and i < rules[NUM_AGENTS]:
@@ -286,7 +277,7 @@ def health_feature(unit, kinds, rules, i):
 
 @inline_rule
 def shield_feature(unit, kinds, i):
-    """Return shield over full shield; 0 for a unit without."""
+    """Return shield over full shield; 0 for a unit without a shield."""
     return ratio(unit[SHIELD, i], max(kinds[unit[UNIT_TYPE, i], K_SHIELD], 1))
 
 
@@ -321,7 +312,7 @@ def write_ally_rows(unit, world, kinds, rules, cone, agent, out, at):
 
 @inline_rule
 def last_action(unit, world, agent):
-    """Return an agent's last action, or -1 right after a reset, when nobody has acted."""
+    """Return an agent's last action, or -1 right after a reset."""
     return unit[LAST_ACTION, agent] if world[STEP] > 0 else -1
 
 
@@ -341,7 +332,7 @@ def write_own_block(unit, kinds, rules, cone, agent, out, at):
 
 @inline_rule
 def write_view(unit, rules, cone, agent, out, at):
-    """Write the view direction as a unit vector, where there is a view cone."""
+    """Write the view direction as a unit vector, if there is a view cone."""
     if rules[CONE]:
         out[at] = ratio(cone[unit[LOOKING, agent], 0], CONE_ONE)
         out[at + 1] = ratio(cone[unit[LOOKING, agent], 1], CONE_ONE)
@@ -375,7 +366,7 @@ def write_state(unit, world, kinds, rules, cone, obs, state):
 
 @rule
 def write_state_row(unit, kinds, rules, cone, i, state, at):
-    """Write one unit: health, (allies: cooldown or energy,) place, shield, (extras,) type."""
+    """Write one unit's row of the state; allies also have cooldown (or energy) and capabilities."""
     ally = i < rules[NUM_AGENTS]
     kind = unit[UNIT_TYPE, i]
     if unit[HEALTH, i] <= 0:

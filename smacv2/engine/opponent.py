@@ -1,4 +1,4 @@
-"""What standard units do on their own: the map's trigger, target acquisition (mechanics 6, 11)."""
+"""Behaviour of units without orders: the map's trigger, acquisition (mechanics 6, 11)."""
 
 from smacv2.battle import (
     ENERGY,
@@ -40,7 +40,7 @@ from smacv2.engine.tables import (
 from smacv2.engine.targets import can_hit, distance_squared, friends, opponents, within
 
 BETTER_CLASS_PERIOD = 4
-"""Ticks between looks for a target of a better class (mechanics 6.8)."""
+"""Ticks between two searches for a target of a better class (mechanics 6.8)."""
 
 
 @rule
@@ -72,7 +72,7 @@ def nearest_opponent(unit, rules, i):
 
 @rule
 def engage(unit, i, target, order):
-    """Give a unit an attack order; a different target than before cancels the wind-up."""
+    """Give a unit an order on a target; a different target than before cancels the wind-up."""
     if unit[ORDER_TARGET, i] != target:
         unit[PHASE, i] = PHASE_READY
     unit[ORDER, i] = order
@@ -111,7 +111,10 @@ def best_target(unit, kinds, rules, i, centre, least_class):
 
 @rule
 def target_class(unit, kinds, i, j):
-    """Return 2 for a threat, plus 1 if the first weapon can hit it (mechanics 6.3)."""
+    """Return the class of target j: 2 for a threat, plus 1 if i's first weapon can hit it.
+
+    The highest class is attacked first (mechanics 6.3).
+    """
     rank = 0
     if kinds[unit[UNIT_TYPE, j], K_THREATENS] or can_hit(unit, kinds, j, i):
         rank += 2

@@ -1,4 +1,4 @@
-"""Agents' actions: which are available, the orders they give (interface 2.5, mechanics 4)."""
+"""Agents' actions: which are available, which orders they give (interface 2.5, mechanics 4)."""
 
 from smacv2.battle import (
     ATTACK_CHANCE,
@@ -62,7 +62,7 @@ def direction(action):
 
 @rule
 def write_mask(unit, kinds, rules, cone, pathing, mask):
-    """Fill ``mask`` ``(num_agents, num_actions)`` with 1 where an action is available."""
+    """Fill ``mask`` ``(num_agents, num_actions)``: 1 for available actions, else 0."""
     for agent in range(rules[NUM_AGENTS]):
         write_mask_row(unit, kinds, rules, cone, pathing, mask, agent)
 
@@ -111,7 +111,7 @@ def is_free(pathing, x, y):
 
 @inline_rule
 def can_target(unit, kinds, rules, cone, agent, slot):
-    """Return whether a target action is available; without ``action_mask`` any living target is."""
+    """Return whether a target action is available: without ``action_mask``, if the target lives."""
     target = target_of(unit, kinds, rules, agent, slot)
     if not valid_target(unit, kinds, agent, target):
         return False

@@ -1,4 +1,4 @@
-"""What an environment step is worth, and whether it ends the battle (interface 2.6)."""
+"""The reward of an environment step, and the end of a battle (interface 2.6)."""
 
 from smacv2.battle import (
     DEAD_ALLIES,
@@ -42,15 +42,15 @@ from smacv2.engine.tables import (
 )
 
 LARGEST_SCALE = 1 << 30
-"""Where the sum of defect B2 stops, before it would overflow."""
+"""Limit of the growing sum of defect B2, so that it cannot overflow."""
 
 
 @rule
 def set_reward_scale(unit, world, kinds, rules):
-    """Store the points of a full clear of this episode's enemies (fixed-point).
+    """Store the points of killing all of this episode's enemies (fixed-point).
 
-    Under defect B2 the first episode's enemies set the scale for good, and every reset before
-    that episode has ended adds their life once more.
+    Under defect B2 the first episode's enemies set the scale of all later episodes, and every
+    reset before the first episode has ended adds the enemies' life once more.
     """
     life = 0
     for i in range(rules[NUM_AGENTS], unit.shape[1]):
@@ -96,7 +96,7 @@ def decide(unit, world, kinds, rules):
 
 @rule
 def count_living(unit, kinds, first, last):
-    """Return the living units of a team, and those among them that are not healers."""
+    """Return the number of living units of a team, and of living units that are not healers."""
     living = 0
     fighting = 0
     for i in range(first, last):
@@ -121,7 +121,7 @@ def battle_points(unit, rules):
 def team_losses(unit, rules, first, last):
     """Return the life and shield a team has lost, plus the value of its newly dead.
 
-    A unit that died counts with all it had; regeneration counts against.
+    A unit that died counts with all its life and shield; regeneration is subtracted.
     """
     lost = 0
     for i in range(first, last):
@@ -136,7 +136,7 @@ def team_losses(unit, rules, first, last):
 
 @rule
 def remember(unit):
-    """Keep health and shield as of this observation, for the next step's reward."""
+    """Store health and shield at this observation, for the next step's reward."""
     for i in range(unit.shape[1]):
         unit[SEEN_HEALTH, i] = unit[HEALTH, i]
         unit[SEEN_SHIELD, i] = unit[SHIELD, i]
@@ -144,7 +144,7 @@ def remember(unit):
 
 @rule
 def scale_reward(world, rules, points):
-    """Return points as a float, divided by max_reward / reward_scale_rate where asked for."""
+    """Return points as a float; with ``reward_scale``, times reward_scale_rate / max_reward."""
     if not rules[REWARD_SCALED]:
         return float(points) / ONE
     return float(points) * float(rules[SCALE_RATE]) / (float(world[MAX_REWARD]) * ONE)

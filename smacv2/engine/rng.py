@@ -1,4 +1,4 @@
-"""Counter-based random numbers: (seed, episode, stream, counter) -> bits, with no state to carry.
+"""Counter-based random numbers: (seed, episode, stream, counter) -> bits, without any state.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). A draw is a
 pure function of its key and counter, so battles do not influence each other and the number of
@@ -19,7 +19,7 @@ DRAW_BITS = 16
 DRAW_MASK = 0xFFFF
 DRAWS_PER_WORD = 2
 DRAWS_PER_BLOCK = 8
-"""How ``shuffle`` cuts a block of four words into draws."""
+"""Layout of the draws that ``shuffle`` takes from a block of four words."""
 
 # Streams: one per purpose, so that a new use of randomness never shifts another.
 STREAM_TEAM = 0
@@ -70,7 +70,10 @@ def word(world, stream, counter):
 
 @inline_rule
 def below(bits, limit):
-    """Map a 32-bit word to an integer in [0, limit); each value's odds are within limit/2**32."""
+    """Map a 32-bit word to an integer in [0, limit).
+
+    Probabilities of the values differ from 1 / limit by less than 2**-32.
+    """
     return (bits * int(limit)) >> 32
 
 
@@ -78,7 +81,7 @@ def below(bits, limit):
 def shuffle(unit, world, count, stream, counter):
     """Shuffle the first ``count`` entries of the ``TURN`` row (Fisher-Yates).
 
-    Each draw takes 16 bits, so the odds of any order are off by less than count / 2**16.
+    Each draw takes 16 bits, so probabilities of orders are off by less than count / 2**16.
     """
     block = counter * unit.shape[1]
     w0, w1, w2, w3 = words(world, stream, block)

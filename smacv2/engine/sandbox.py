@@ -1,4 +1,4 @@
-"""Battles set up by hand: name the units, give orders, play tick by tick.
+"""Battles set up by hand: place units, give orders, play tick by tick.
 
 battle = Sandbox([Unit("marine", 8, 16)], [Unit("marine", 13, 16, passive=True)], jitter=False)
 battle.attack(0, 1)
@@ -39,10 +39,10 @@ from smacv2.scenario import load_unit_types, parse_scenario
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit to set up; None leaves a number at what its type starts with.
+    """A unit to set up; None gives a field the initial value of the unit's type.
 
-    ``passive`` None means: allies are passive, as agents' units are, and enemies are not.
-    ``facing`` None means: towards the first unit of the other side.
+    ``passive`` None: allies are passive, as agents' units are, and enemies are not.
+    ``facing`` None: towards the first unit of the other side.
     """
 
     kind: str
@@ -63,7 +63,7 @@ def tick_range(first, last, units, world, kinds, rules):
 
 
 class Sandbox:
-    """Identical battles with chosen units, one for each seed.
+    """Identical battles with chosen units, one per seed.
 
     Args:
         allies: Units 0, 1, ... in this order.
@@ -71,7 +71,7 @@ class Sandbox:
         num_envs: Copies of the battle; copy i is seeded ``seed + i``.
         seed: Decides update order and cooldown delays.
         jitter: Whether cooldowns have their random delay.
-        regeneration: Whether health and shields come back by themselves.
+        regeneration: Whether health and shields regenerate.
         trigger: Whether the map's trigger orders idle enemies every 8 ticks.
         **options: Any field of ``Options``.
     """
@@ -109,7 +109,7 @@ class Sandbox:
 
     @property
     def state(self) -> BattleState:
-        """The battles' state; every field may be read and written."""
+        """The battles' state; all fields are readable and writable."""
         return self.backend.state
 
     def _arrange(self, index: int, unit: Unit, opponent: Unit) -> None:
@@ -135,7 +135,7 @@ class Sandbox:
         self.state.seen_shield[:, index] = self.state.shield[:, index]
 
     def attack(self, unit: int, target: int) -> None:
-        """Order a unit to attack another; unlike an agent's action this is not checked."""
+        """Order a unit to attack another, without the checks of an agent's action."""
         self._order(unit, ORDER_ATTACK, target)
 
     def heal(self, unit: int, target: int) -> None:
@@ -185,7 +185,7 @@ class Sandbox:
 
 
 def _scenario(allies: Sequence[Unit], enemies: Sequence[Unit]) -> Any:
-    """Return a scenario with these very units; positions are set afterwards."""
+    """Return a scenario with exactly these units; positions are set afterwards."""
     ally, enemy = ([unit.kind for unit in side] for side in (allies, enemies))
     source = {
         "summary": "units set up by hand",

@@ -1,4 +1,4 @@
-"""Who may see, reach and aim at whom: the wrapper's ranges, not weapons' (interface 2.3 to 2.8)."""
+"""Sight, reach and targets by the wrapper's ranges, not the weapons' (interface 2.3 to 2.8)."""
 
 from smacv2.battle import CHANCE_ONE, HEALTH, LOOKING, SIGHT_SHARED, SPOTTER, STEP, UNIT_TYPE, X, Y
 from smacv2.engine.compile import inline_rule, rule
@@ -33,7 +33,7 @@ def target_of(unit, kinds, rules, agent, slot):
 
 @inline_rule
 def valid_target(unit, kinds, agent, target):
-    """Return whether a target lives and, for a healer, is neither itself nor a healer."""
+    """Return whether a target is alive and, if the agent heals, is not a healer (or itself)."""
     if target < 0 or unit[HEALTH, target] <= 0:
         return False
     if kinds[unit[UNIT_TYPE, agent], K_HEALS]:
@@ -64,7 +64,7 @@ def in_sight(unit, kinds, rules, cone, agent, target):
 
 @rule
 def in_cone(unit, rules, cone, agent, target):
-    """Return whether a target lies in the agent's view cone of half angle pi / directions."""
+    """Return whether a target is in the agent's view cone of half angle pi / directions."""
     dx = unit[X, target] - unit[X, agent]
     dy = unit[Y, target] - unit[Y, agent]
     looking = unit[LOOKING, agent]
@@ -76,10 +76,10 @@ def in_cone(unit, rules, cone, agent, target):
 
 @rule
 def in_upstream_cone(rules, cone, looking, dx, dy):
-    """Return upstream's answer: it compares slopes, so opposite directions look alike (B6).
+    """Return upstream's answer: it compares slopes, which confuses opposite directions (B6).
 
-    The view's x is pushed to the side of the target; where it lies on the other side it becomes
-    0, and the view turns vertical (or stays horizontal, and then sees behind).
+    If the view's x has another sign than the target's, it becomes 0: the view turns vertical, or a
+    horizontal view sees behind.
     """
     east = dx > 0
     view_x, view_y = int(cone[looking, 0]), int(cone[looking, 1])
@@ -95,7 +95,7 @@ def in_upstream_cone(rules, cone, looking, dx, dy):
 
 @rule
 def spot(unit, world, sights, kinds, rules, cone, agent):
-    """Let an agent tag the enemies it is first to see; draw who else may (interface 2.8)."""
+    """Tag the enemies that an agent is the first to see; draw who may see them (interface 2.8)."""
     num_agents = rules[NUM_AGENTS]
     for enemy in range(rules[NUM_ENEMIES]):
         target = num_agents + enemy

@@ -80,7 +80,7 @@ from smacv2.engine.tables import (
 )
 
 LONG_AGO = -(1 << 16)
-"""A tick before any that matters."""
+"""A tick so long ago that no rule takes it for recent."""
 
 NUM_DIAGONALS = 4
 CENTRE_CLEARANCE = 2 * ONE
@@ -107,7 +107,7 @@ def spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing):
 
 @rule
 def clear(unit, world, sights):
-    """Zero a battle but for its seed and counters."""
+    """Zero a battle except its seed and counters."""
     for i in range(unit.shape[1]):
         for row in range(unit.shape[0]):
             unit[row, i] = 0
@@ -148,7 +148,7 @@ def equip(unit, kinds, rules, i):
 
 @rule
 def draw_teams(unit, world, rules, teams):
-    """Draw both teams: enemies copy the allies, extra enemies are a team of their own."""
+    """Draw both teams: enemies copy the allies; extra enemies are drawn as another team."""
     num_agents, num_enemies = rules[NUM_AGENTS], rules[NUM_ENEMIES]
     if rules[TEAM_KIND] == TEAM_FIXED:
         item = below(word(world, STREAM_TEAM, 0), rules[TEAM_ITEMS])
@@ -164,7 +164,7 @@ def draw_teams(unit, world, rules, teams):
 
 @rule
 def draw_team(unit, world, rules, teams, first, last):
-    """Draw units [first, last) until they are not all of excepted types."""
+    """Draw the types of units [first, last), again while all of them are exceptions."""
     for attempt in range(REDRAW):
         counter = attempt * REDRAW + first
         if rules[TEAM_KIND] == TEAM_ALL:
@@ -179,7 +179,7 @@ def draw_team(unit, world, rules, teams, first, last):
 
 @rule
 def draw_weighted(unit, world, teams, first, last, counter):
-    """Draw each unit's type on its own."""
+    """Draw each unit's type independently."""
     for i in range(first, last):
         bits = word(world, STREAM_TEAM, counter + i - first) >> 1
         column = 0
@@ -192,7 +192,7 @@ def draw_weighted(unit, world, teams, first, last, counter):
 def draw_multiset(unit, world, teams, first, last, counter):
     """Draw a multiset of types uniformly (stars and bars), then shuffle it.
 
-    Walking over stars and bars, each next symbol is a star with odds stars / (stars + bars) left.
+    Each next symbol is a star with probability stars / (stars + bars), of those left.
     """
     stars = last - first
     bars = teams.shape[1] - 1
@@ -218,7 +218,7 @@ def draw_multiset(unit, world, teams, first, last, counter):
 
 @rule
 def draw_positions(unit, world, rules, points):
-    """Draw where each unit is asked to stand, before placement resolves overlaps."""
+    """Draw the wanted position of each unit; placement resolves overlaps afterwards."""
     kind = rules[POSITION_KIND]
     if kind == POSITION_FIXED:
         item = below(word(world, STREAM_POSITION, 0), rules[POSITION_ITEMS])
@@ -293,7 +293,7 @@ def draw_surrounded(unit, world, rules):
 
 @rule
 def group_size(world, num_enemies, groups, group):
-    """Return a group's part of a multinomial draw: each enemy joins a group at random."""
+    """Return the size of a group: each enemy joins one of the groups at random."""
     size = 0
     for enemy in range(num_enemies):
         if below(word(world, STREAM_POSITION, REDRAW + enemy), groups) == group:
@@ -303,7 +303,7 @@ def group_size(world, num_enemies, groups, group):
 
 @rule
 def place_group(unit, world, rules, diagonal, group, first, last):
-    """Ask for one point on a diagonal for units [first, last): t between corner and centre."""
+    """Set the wanted position of units [first, last): a random point on half a diagonal."""
     east, north = diagonal & 1, diagonal >> 1
     centre_x, centre_y = rules[WIDTH] // 2, rules[HEIGHT] // 2
     inner_x = centre_x + (CENTRE_CLEARANCE if east else -CENTRE_CLEARANCE)
@@ -318,14 +318,14 @@ def place_group(unit, world, rules, diagonal, group, first, last):
 
 @rule
 def place_all(unit, kinds, rules, spiral, pathing):
-    """Put each unit, in creation order, on the nearest free point to the one it asked for."""
+    """Put each unit, in order of creation, on the free point nearest to its wanted position."""
     start = 0
     asked_x, asked_y, asked_radius, asked_layers = -1, -1, 0, 0
     for i in range(unit.shape[1]):
         kind = unit[UNIT_TYPE, i]
         radius, layers = kinds[kind, K_RADIUS], kinds[kind, K_LAYERS]
         x, y = unit[X, i], unit[Y, i]
-        # Nearer points were taken when a unit no larger last asked for this one.
+        # Points before `start` were occupied even for a unit that is no larger.
         if x != asked_x or y != asked_y or radius < asked_radius or layers != asked_layers:
             start = 0
         asked_x, asked_y, asked_radius, asked_layers = x, y, radius, layers
@@ -340,7 +340,7 @@ def place_all(unit, kinds, rules, spiral, pathing):
 
 @rule
 def is_vacant(unit, kinds, pathing, i):
-    """Return whether unit i stands on free ground and touches no unit placed before it."""
+    """Return whether unit i is on free ground and touches no unit placed before it."""
     kind = unit[UNIT_TYPE, i]
     x, y = unit[X, i], unit[Y, i]
     if pathing[x >> SHIFT, y >> SHIFT] == 0:
@@ -384,7 +384,7 @@ def comes_after(unit, j, kind, x, y):
 
 @rule
 def draw_capabilities(unit, world, sights, rules):
-    """Draw attack chances, health levels and the enemy mask, where the scenario has them."""
+    """Draw attack chances, health levels and, if the scenario has one, the enemy mask."""
     for agent in range(rules[NUM_AGENTS]):
         chance = below(word(world, STREAM_ATTACK_CHANCE, agent), rules[ATTACK_SPAN])
         unit[ATTACK_CHANCE, agent] = rules[ATTACK_LOW] + chance

@@ -1,7 +1,7 @@
-"""Scenario and options as the integer tables that rules read.
+"""A scenario with its options as the integer tables that rules read.
 
-``kinds`` has a row for each unit type, weapons included; ``rules`` holds sizes, switches and scales
-of one scenario with its options; the others are listed in ``Tables``.
+``kinds`` has a row per unit type, weapons included; ``rules`` holds sizes, switches and scales;
+the other tables are listed in ``Tables``.
 """
 
 from dataclasses import dataclass
@@ -79,12 +79,12 @@ CONE_ONE = 1 << 20
 
 SPIRAL_STEP = 0.25
 SPIRAL_RADIUS = 13.0
-"""Cells: spacing and reach of the points tried around a taken place (mechanics 11.7)."""
+"""Cells: spacing and reach of the points tried around an occupied one (mechanics 11.7)."""
 
 SEED_BITS = 31
-"""Bits of the thresholds that cut a random word into unit types."""
+"""Bits of the thresholds that divide random words among unit types."""
 
-# Entries of ``rules``. Names say the unit where two compete.
+# Entries of ``rules``. Names contain a unit of measure where two are possible.
 (
     NUM_AGENTS, NUM_ENEMIES, NUM_ACTIONS, FIRST_TARGET, EPISODE_LIMIT, TICKS_PER_STEP,
     TICKS_AFTER_KILL, WIDTH, HEIGHT, TRIGGER_PERIOD, NUM_TYPES, TYPE_BITS, HAS_SHIELDS, HAS_HEALERS,
@@ -103,12 +103,12 @@ SEED_BITS = 31
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything a battle reads but never writes."""
+    """Arrays that a battle reads but never writes."""
 
     kinds: np.ndarray  # (num_unit_types, columns) int32
     rules: np.ndarray  # (NUM_RULES,) int32
     teams: np.ndarray  # weighted: types, odds, exceptions (3, U); fixed: (items, num_units) int32
-    points: np.ndarray  # fixed starts (items, 2 * num_units) int32, x and y in turn
+    points: np.ndarray  # fixed starts (items, 2 * num_units) int32, x and y alternating
     spiral: np.ndarray  # (points, 2) int32, fixed cells, nearest first
     cone: np.ndarray  # (directions, 2) int32, view directions times CONE_ONE
     pathing: np.ndarray  # (width, height) int8, 1 where a ground unit may stand
@@ -130,7 +130,7 @@ class Tables:
 
 @inline_rule
 def weapon_offset(weapon, kinds):
-    """Return the first column of a weapon; damage against each unit type closes each weapon."""
+    """Return the first column of a weapon; its last ones are the damage to each unit type."""
     return K_WEAPONS + weapon * (W_DAMAGE + kinds.shape[0])
 
 
@@ -168,7 +168,7 @@ def kind_table(kinds: list[UnitType], scenario: Scenario, options: Options) -> n
 
 
 def kind_columns(kind: UnitType, scenario: Scenario, options: Options) -> dict[int, int]:
-    """Return the columns of one unit type, weapons aside."""
+    """Return the columns of one unit type, without its weapons."""
     turn = radians(kind.turn_degrees_per_second / TICKS_PER_SECOND)
     own_ranges = options.use_unit_ranges
     shoot = max(kind.attack_range, options.min_attack_range) if own_ranges else COMMON_ATTACK_RANGE
@@ -218,7 +218,7 @@ def kind_columns(kind: UnitType, scenario: Scenario, options: Options) -> dict[i
 
 
 def weapon_columns(weapon: Weapon) -> dict[int, int]:
-    """Return the columns of one weapon, damage aside."""
+    """Return the columns of one weapon, without its damage."""
     low, high = weapon.cooldown_jitter_seconds
     columns = {
         W_PLANES: flags(weapon.targets, PLANES),
@@ -333,7 +333,7 @@ def view_rules(scenario: Scenario, options: Options) -> dict[int, int]:
 
 
 def draw_rules(scenario: Scenario, options: Options) -> dict[int, int]:
-    """Return the entries about what each episode draws."""
+    """Return the entries about the random draws of an episode."""
     attack, health, mask = scenario.attack, scenario.health, scenario.enemy_mask
     hide = mask.mask_probability if mask else 0.0
     if keeps(options.rules, "B11"):
@@ -378,7 +378,7 @@ def reward_rules(options: Options) -> dict[int, int]:
 
 
 def team_table(scenario: Scenario) -> np.ndarray:
-    """Return what teams are drawn from (see ``Tables.teams``)."""
+    """Return the table from which teams are drawn (see ``Tables.teams``)."""
     index = {name: kind.index for name, kind in load_unit_types().items()}
     team = scenario.team
     if isinstance(team, FixedTeams):
@@ -393,7 +393,7 @@ def team_table(scenario: Scenario) -> np.ndarray:
 
 
 def point_table(scenario: Scenario) -> np.ndarray:
-    """Return the starts of a "fixed" position distribution, or an empty table."""
+    """Return the start positions of a "fixed" distribution, or an empty table."""
     start = scenario.start_positions
     if not isinstance(start, FixedPositions):
         return np.zeros((0, 0), np.int32)
@@ -422,6 +422,6 @@ def cone_table(options: Options) -> np.ndarray:
 
 
 def pathing_table(scenario: Scenario) -> np.ndarray:
-    """Return which cells are free, indexed [x, y] from the south-west corner."""
+    """Return 1 for free cells and 0 for blocked ones, indexed [x, y] from the south-west."""
     rows = np.array([[cell == "." for cell in row] for row in scenario.arena.pathing], np.int8)
     return np.ascontiguousarray(rows[::-1].T)

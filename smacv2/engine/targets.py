@@ -1,4 +1,4 @@
-"""Who can hit whom, and how far apart two units are."""
+"""Relations of two units: teams, distance, whether one can hit the other."""
 
 from smacv2.battle import RADIUS, UNIT_TYPE, X, Y
 from smacv2.engine.compile import inline_rule
@@ -40,7 +40,7 @@ def distance_squared(unit, i, j):
 
 @inline_rule
 def radii(unit, i, j):
-    """Return the sum of two living units' radii: what separates centre from edge distance."""
+    """Return the sum of two living units' radii: their centre distance minus edge distance."""
     return unit[RADIUS, i] + unit[RADIUS, j]
 
 

@@ -1,4 +1,4 @@
-"""The weapon cycle and the healing beam: approach, wind up, fire, stand (mechanics 7 and 12)."""
+"""The weapon cycle and the healing beam: approach, wind up, fire, pause (mechanics 7 and 12)."""
 
 from smacv2.battle import (
     BACKSWING,
@@ -109,8 +109,8 @@ def choose_weapon(unit, kinds, i, target, distance):
 def approach(unit, kinds, rules, i, target, dx, dy, distance, missing):
     """Walk ``missing`` cells along (dx, dy), but not before the backswing ends (mechanics 7.4).
 
-    A target that walks takes a step in this loop too: a pursuer that stopped at the edge of its
-    range to where the target stood would be out of range again, and never shoot.
+    A walking target also takes a step in this tick. A pursuer that stopped at the edge of its range
+    to the target's present place would be out of range again, and never shoot.
     """
     if unit[BACKSWING, i] > 0:
         halt(unit, i)
@@ -128,8 +128,8 @@ def start_shot(unit, world, kinds, rules, i, weapon, cooldown_before):
     cooldown = unit[COOLDOWN, i]
     if cooldown > damage_point:
         return
-    # The wind-up overlaps the tail of the cooldown: if the cooldown has just come down to the
-    # damage point, the shot leaves as soon as the cooldown is over.
+    # The wind-up overlaps the end of the cooldown: if the cooldown has just reached the damage
+    # point, the shot leaves as soon as the cooldown is over.
     crossed = cooldown_before > damage_point
     wait = cooldown if crossed else damage_point
     unit[WEAPON, i] = weapon
@@ -142,7 +142,7 @@ def start_shot(unit, world, kinds, rules, i, weapon, cooldown_before):
 
 @inline_rule
 def wind_up(unit, world, kinds, rules, i, distance):
-    """Go on winding up; return False if the target has left range plus slop (mechanics 7.3)."""
+    """Continue a wind-up; return False if the target has left range plus slop (mechanics 7.3)."""
     weapon = unit[WEAPON, i]
     offset = weapon_offset(weapon, kinds)
     kind = unit[UNIT_TYPE, i]
@@ -158,7 +158,7 @@ def wind_up(unit, world, kinds, rules, i, distance):
 
 @rule
 def fire(unit, world, kinds, rules, i, weapon):
-    """Let the shot leave and start the cooldown with its random delay (mechanics 1.4, 7.2)."""
+    """Release the shot and start the cooldown with its random delay (mechanics 1.4, 7.2)."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(weapon, kinds)
     bits = word(world, STREAM_COOLDOWN, world[TICK] * unit.shape[1] + i)
@@ -171,7 +171,7 @@ def fire(unit, world, kinds, rules, i, weapon):
 
 @rule
 def heal(unit, kinds, rules, i):
-    """Carry out a heal order for one tick: follow, face, give life for energy (mechanics 12)."""
+    """Carry out a heal order for one tick: follow, face, turn energy into life (mechanics 12)."""
     target = unit[ORDER_TARGET, i]
     kind = unit[UNIT_TYPE, i]
     missing = int(kinds[unit[UNIT_TYPE, target], K_HEALTH] - unit[HEALTH, target])

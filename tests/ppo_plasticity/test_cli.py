@@ -96,7 +96,7 @@ def test_a_figure_that_cannot_be_written_is_refused(tmp_path, capsys, path):
     assert "--figure" in capsys.readouterr().err
 
 
-def test_capacity_prints_a_row_for_each_checkpoint_and_target(folder, capsys):
+def test_capacity_prints_a_row_per_checkpoint_and_target(folder, capsys):
     assert capacity(folder, "--target-seeds", "1", "2", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["checkpoint"], row["seed"]) for row in rows] == [
@@ -141,7 +141,7 @@ def test_capacity_reads_safetensors(folder, capsys):
         ({"--loss": "categoric"}, "unknown loss 'categoric', did you mean categorical?"),
     ],
 )
-def test_wrong_input_of_capacity_is_answered_with_one_line(folder, capsys, change, message):
+def test_wrong_input_of_capacity_gives_one_line(folder, capsys, change, message):
     assert message in refused(capsys, capacity(folder | change))
 
 
@@ -155,12 +155,12 @@ def test_wrong_input_of_capacity_is_answered_with_one_line(folder, capsys, chang
         (np.ones((0, 4), np.float32), "x.npy: "),
     ],
 )
-def test_arrays_that_are_no_rows_of_numbers_are_refused(folder, capsys, array, message):
+def test_arrays_that_are_not_rows_of_numbers_are_refused(folder, capsys, array, message):
     np.save("x.npy", array)
     assert message in refused(capsys, capacity(folder | {"--observations": "x.npy"}))
 
 
-def test_files_that_hold_no_single_array_are_refused(folder, capsys):
+def test_files_without_a_single_array_are_refused(folder, capsys):
     np.savez("x.npz", obs=np.ones((16, 4)))
     message = refused(capsys, capacity(folder | {"--observations": "x.npz"}))
     assert "x.npz: an archive, must be one array, saved as .npy" in message
@@ -169,7 +169,7 @@ def test_files_that_hold_no_single_array_are_refused(folder, capsys):
         assert f"{name}: " in refused(capsys, capacity(folder | {"--observations": name}))
 
 
-def test_observations_in_double_precision_are_those_in_single(folder, capsys):
+def test_observations_in_double_precision_give_the_results_of_single_precision(folder, capsys):
     printed = []
     for dtype in (np.float32, np.float64):
         np.save("x.npy", np.load("obs.npy").astype(dtype))
@@ -180,7 +180,7 @@ def test_observations_in_double_precision_are_those_in_single(folder, capsys):
 
 
 @pytest.mark.parametrize(("dtype", "hint"), [(np.uint8, True), (np.float32, False)])
-def test_a_step_that_fails_is_told_with_what_met_whom(folder, capsys, dtype, hint):
+def test_a_failed_forward_names_the_network_and_the_input_shape(folder, capsys, dtype, hint):
     wrong = np.zeros((64, 4 if hint else 5), dtype)
     np.save("x.npy", wrong)
     said = refused(capsys, capacity(folder | {"--observations": "x.npy", "--scale": "1"}))
@@ -202,12 +202,12 @@ def test_the_checkpoints_of_a_run_are_measured_in_the_order_of_their_names(folde
     ]
 
 
-def test_a_file_that_is_no_state_dict_is_named(folder, capsys):
+def test_a_file_that_is_not_a_state_dict_is_named(folder, capsys):
     Path("run/step_0.pt").write_text("not a checkpoint")
     assert "step_0.pt: " in refused(capsys, capacity(folder))
 
 
-def test_the_list_of_interventions_has_them_all(capsys):
+def test_all_interventions_are_listed(capsys):
     assert cli.main(["interventions"]) == 0
     printed = capsys.readouterr().out
     assert "redo:every=100,threshold=0.1\n" in printed
@@ -224,7 +224,7 @@ def test_the_list_of_interventions_has_them_all(capsys):
         (["capacity"], "capacity: the following arguments are required"),
     ],
 )
-def test_wrong_commands_are_answered_with_one_line(capsys, arguments, message):
+def test_wrong_commands_give_one_line(capsys, arguments, message):
     assert message in refused(capsys, cli.main(arguments))
 
 

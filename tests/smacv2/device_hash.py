@@ -1,4 +1,4 @@
-"""Play a few battles on one device and print a hash of every byte they produce.
+"""Play a few battles on one device and print a hash of every output byte.
 
     python -m tests.smacv2.device_hash cpu terran_5_vs_5 30
 

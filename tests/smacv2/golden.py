@@ -1,4 +1,4 @@
-"""Hashes of a few steps of every scenario: what "the rules have not changed" means in bytes.
+"""Hashes of a few steps of every scenario, which change whenever the rules do.
 
     python -m tests.smacv2.golden          # rewrite golden.json after a deliberate change of rules
     python -m tests.smacv2.golden --show   # print the hashes instead
@@ -29,12 +29,12 @@ SEED = 7
 
 
 def legal_actions(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one random legal action for each agent."""
+    """Return one random legal action per agent."""
     return (rng.random(mask.shape) * (mask != 0)).argmax(-1)
 
 
 def digest_of(scenario: object, *, num_envs: int = NUM_ENVS, num_steps: int = NUM_STEPS) -> str:
-    """Play random legal actions (a plain PCG64 stream) and hash every byte that comes out."""
+    """Play random legal actions (a plain PCG64 stream); return a hash of every output byte."""
     env = SMACv2VectorEnv(scenario, num_envs, num_threads=1)
     rng = np.random.Generator(np.random.PCG64(SEED))
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The command `smacv2`: what it prints, and bad input answered in one line with exit status 2."""
+"""The command `smacv2`: its output, and one line with exit status 2 for bad input."""
 
 import json
 import subprocess
@@ -94,7 +94,9 @@ def test_the_module_runs_as_a_command():
         ("play --scenario zerg_5_vs_5 --seed", ["--seed", "expected one argument"]),
         ("speed --num-envs many", ["--num-envs", "'many'"]),
         ("speed --num-envs 1.5", ["--num-envs", "whole number", "'1.5'"]),
+        ("speed --num-envs 1048577", ["--num-envs", "to 1048576", "'1048577'"]),
         ("speed --threads 0", ["--threads", "from 1", "'0'"]),
+        ("speed --threads 1025", ["--threads", "to 1024", "'1025'"]),
         ("speed --seconds nan", ["--seconds", "above 0", "'nan'"]),
         ("speed --device cudda", ["--device", 'did you mean "cuda"?']),
         ("list terran", ["unknown argument terran"]),
@@ -123,7 +125,7 @@ def test_bad_input_prints_no_traceback():
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_stops_early_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     command = f"{sys.executable} -m smacv2 list --json | head -c 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[", "")
@@ -141,7 +143,7 @@ def test_list_shows_every_scenario_with_its_sizes(capsys):
     assert row["id"] == "smacv2/terran_10_vs_11-v0"
 
 
-def test_list_prints_a_line_for_each_scenario(capsys):
+def test_list_prints_a_line_per_scenario(capsys):
     assert main(["list"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["scenario", "allies", "enemies"]
@@ -201,7 +203,7 @@ def test_a_missing_gpu_is_bad_input(capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("smacv2: speed: --device cuda: device='cuda' needs")
 
 
-@pytest.mark.slow  # the stages are compiled apart from the step: half a minute the first time
+@pytest.mark.slow  # the stages are compiled separately: half a minute the first time
 def test_speed_measures_its_stages(capsys):
     stages = printed_json(capsys, *SPEED)["stages"]
     assert set(stages) == {"simulate", "observe"}
@@ -211,7 +213,7 @@ def test_speed_measures_its_stages(capsys):
 # --- Doctor --------------------------------------------------------------------------------------
 
 
-def test_doctor_looks_at_everything_that_can_go_wrong(capsys):
+def test_doctor_checks_everything_that_can_be_wrong(capsys):
     main(["doctor", "--json"])
     report = json.loads(capsys.readouterr().out)
     names = {finding["name"] for finding in report["findings"]}
@@ -229,7 +231,7 @@ def test_doctor_imports_neither_torch_nor_protobuf():
     assert done.returncode == 0, done.stderr
 
 
-def test_whatever_is_wrong_comes_with_a_cure_and_status_one(capsys, monkeypatch):
+def test_everything_wrong_has_a_cure_and_gives_status_one(capsys, monkeypatch):
     from smacv2 import doctor
 
     there = {"pygame": "2.6", "pygame-ce": "2.5", "enum34": "1.1", "SMACv2": "1.0.0"}

@@ -66,7 +66,7 @@ def test_a_marine_kills_a_marine_with_8_shots_in_loop_100():
     assert seen[100, 0] == 0
 
 
-def test_marine_shots_are_13_to_16_loops_apart_with_the_odds_of_the_random_delay():
+def test_intervals_of_marine_shots_are_13_to_16_loops_as_the_random_delay_predicts():
     battle = duel("marine", "marine", 5, num_envs=COPIES, jitter=True)
     health = []
     for _ in range(120):
@@ -112,7 +112,7 @@ def test_a_stalker_needs_12_shots_for_a_stalker_and_hits_first_in_loop_11():
     assert hit_loops(watch(duel("stalker", "stalker", 7.25), 1, 20)) == [11]
 
 
-def test_a_zealot_hits_a_marine_twice_a_swing_and_kills_it_in_loop_46():
+def test_a_zealot_hits_a_marine_twice_per_swing_and_kills_it_in_loop_46():
     seen = watch(duel("zealot", "marine", 0.875), 1, 60)
     assert hit_loops(seen) == [1, 6, 21, 26, 41, 46]
     assert seen[46, 0] == 0
@@ -162,7 +162,7 @@ def test_a_hydralisk_needs_14_hits_for_a_zealot_with_claws_or_spines(distance):
 
 
 def test_a_hydralisk_uses_claws_only_within_half_a_cell():
-    # Claws hit at once after a wind-up of 4.8 loops; spines leave after 3.33 and fly 2.5 a loop.
+    # Claws hit at once after a wind-up of 4.8 loops; spines leave after 3.33 and fly 2.5 per loop.
     claws = watch(duel("hydralisk", "zealot", 1.125 + 0.5), 1, 10)
     spines = watch(duel("hydralisk", "zealot", 1.125 + 0.51), 1, 10)
     assert hit_loops(claws) == [1 + 5]
@@ -351,7 +351,7 @@ def test_a_healed_marine_outlives_one_marine():
         battle.heal(0, 1)
 
 
-def test_a_healed_marine_loses_4_life_a_second_to_two_marines():
+def test_a_healed_marine_loses_4_life_per_second_to_two_marines():
     battle = hospital(Unit("marine", X, Y + 2, health=40), num_attackers=2, num_envs=500)
     battle.tick(9)  # between the first and the second pair of shots
     before = battle.state.health[:, 1].mean()
@@ -402,7 +402,7 @@ def test_a_move_of_two_cells_takes_its_time_and_ends_on_the_point(kind, after_8_
     assert battle.state.order[0, 0] == ORDER_IDLE
 
 
-def test_a_marine_told_east_every_step_walks_1_125_cells_a_step():
+def test_a_marine_sent_east_every_step_walks_1_125_cells_per_step():
     battle = Sandbox([Unit("marine", X, Y)], [Unit("marine", 30, 30, passive=True)])
     for step in range(1, 9):
         battle.move(0, battle.position(0)[0] + 2, Y)
@@ -410,11 +410,11 @@ def test_a_marine_told_east_every_step_walks_1_125_cells_a_step():
         assert battle.position(0) == (X + 1.125 * step, Y)
 
 
-def test_a_medivac_starts_slowly_and_keeps_its_speed_when_told_east_again():
+def test_a_medivac_starts_slowly_and_keeps_its_speed_when_sent_east_again():
     battle = Sandbox([Unit("medivac", X, Y)], [Unit("marine", 30, 30, passive=True)])
     battle.move(0, X + 2, Y)
     battle.tick(8)
-    # Acceleration 2.3125 / 256 a loop: between sums of 0..7 and of 1..8 of it.
+    # Acceleration 2.3125 / 256 per loop: between sums of 0..7 and of 1..8 of it.
     assert 0.25 <= battle.position(0)[0] - X <= 0.33
     battle.move(0, battle.position(0)[0] + 2, Y)
     battle.tick(8)
@@ -451,7 +451,7 @@ def chase(pursuer, fugitive, distance, **settings):
     ("pursuer", "fugitive"), [("stalker", "zealot"), ("zergling", "hydralisk")]
 )
 def test_a_faster_pursuer_catches_up_with_a_walking_target_and_shoots(pursuer, fugitive):
-    # 2.953125 - 2.25 cells a second are 0.04395 a loop: in range after 23, 2.67 loops of wind-up.
+    # 2.953125 - 2.25 cells per second are 0.04395 per loop: 23 to get in range, 2.67 of wind-up.
     battle = chase(pursuer, fugitive, 1, num_envs=64)
     battle.tick(26)
     assert (battle.state.cooldown[:, 0] == 0).all()
@@ -464,7 +464,7 @@ def test_a_pursuer_of_equal_speed_just_out_of_range_never_shoots():
     battle.tick(100)
     assert (battle.state.cooldown[:, 0] == 0).all()
     gap = (battle.state.x[:, 1] - battle.state.x[:, 0]) / ONE - 5.75
-    # One step more where the pursuer's first was cut short before the target had begun to walk.
+    # One step more if the pursuer's first was cut short before the target had begun to walk.
     assert ((gap > 0) & (gap < 0.141)).all()
 
 
@@ -480,14 +480,14 @@ def test_a_medivac_catches_up_with_a_walking_marine_and_heals_it():
     battle.heal(0, 1)
     battle.move(1, 31, Y)
     # It gains its top speed in loop 19 at sum(1..19) * 2.3125 / 256 = 1.72 cells, 0.95 behind the
-    # marine's; the 1.95 missing cells take 62 loops more at 0.03125 a loop.
+    # marine's; the 1.95 missing cells take 62 loops more at 0.03125 per loop.
     battle.tick(79)
     assert battle.health(1) == 5
     battle.tick(5)
     assert battle.health(1) > 5
 
 
-def test_a_medivac_goes_on_healing_while_it_follows_within_the_slop():
+def test_a_medivac_continues_healing_while_it_follows_within_the_slop():
     patient = Unit("marine", X + 5, Y, health=5)
     medivac = Unit("medivac", X, Y, facing=(1, 0))
     battle = Sandbox([medivac, patient], [Unit("marine", 8, 30, passive=True)])
@@ -541,7 +541,7 @@ def test_two_idle_enemy_medivacs_choose_two_patients():
 # --- 25: regeneration ----------------------------------------------------------------------------
 
 
-def test_a_shield_waits_160_loops_and_comes_back_in_80():
+def test_a_shield_waits_160_loops_and_regenerates_in_80():
     battle = Sandbox([Unit("stalker", X, Y)], [Unit("zealot", X + 6, Y, passive=True)])
     battle.attack(0, 1)
     loop = 0
@@ -556,7 +556,7 @@ def test_a_shield_waits_160_loops_and_comes_back_in_80():
     assert (seen[240:] == 50).all()
 
 
-def test_a_zergling_regains_a_life_every_58_5_loops_also_under_fire():
+def test_a_zergling_regains_a_life_every_58_5_loops_even_under_fire():
     zergling = Unit("zergling", X + 5, Y, health=20, passive=True)
     battle = Sandbox([Unit("marine", X, Y)], [zergling], jitter=False)
     battle.tick(585)
@@ -569,7 +569,7 @@ def test_a_zergling_regains_a_life_every_58_5_loops_also_under_fire():
 # --- 26: ties ------------------------------------------------------------------------------------
 
 
-def test_of_two_dying_marines_that_fire_on_one_loop_either_survives_half_the_time():
+def test_if_two_dying_marines_fire_in_the_same_loop_each_survives_half_the_time():
     battle = Sandbox(
         [Unit("marine", X, Y, health=1)], [Unit("marine", X + 5, Y, health=1)], num_envs=COPIES
     )
@@ -620,7 +620,7 @@ def test_after_its_target_has_died_an_enemy_waits_at_most_8_loops_for_the_next_o
     assert set(idle) == set(range(1, 9))
 
 
-def test_a_committed_enemy_keeps_its_target_whoever_attacks_it():
+def test_a_committed_enemy_keeps_its_target_when_others_attack_it():
     agents = [Unit("marine", 8, Y), Unit("stalker", 16, Y + 12)]
     battle = Sandbox(agents, [Unit("zealot", 16, Y, passive=False)], trigger=True)
     battle.tick(8)

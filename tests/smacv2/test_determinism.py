@@ -1,4 +1,4 @@
-"""Equal seeds and actions give equal bytes, whatever the batch, the threads, the process."""
+"""Equal seeds and actions give equal bytes for every batch size, thread count and process."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_battle_i_of_n_equals_a_lone_battle_with_the_seed_plus_i(scenario, num_e
 
 
 def hashes_elsewhere(code, **environment):
-    """Return what a fresh Python process prints."""
+    """Return the output of a new Python process."""
     result = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, timeout=280,
@@ -101,7 +101,7 @@ for race in ("terran", "protoss", "zerg"):
 """
 
 
-def test_uncompiled_rules_play_as_compiled_ones_and_never_overflow():
+def test_uncompiled_rules_equal_compiled_ones_and_never_overflow():
     races = ("terran", "protoss", "zerg")
     compiled = [digest_of(small(race), num_envs=1, num_steps=60) for race in races]
     assert hashes_elsewhere(UNCOMPILED, NUMBA_DISABLE_JIT="1") == compiled

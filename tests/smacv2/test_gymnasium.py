@@ -1,4 +1,4 @@
-"""What Gymnasium and its users rely on (ecosystem, section 10)."""
+"""The promises that Gymnasium and its users rely on."""
 
 import subprocess
 import sys
@@ -132,7 +132,7 @@ def test_a_reset_mask_resets_the_chosen_battles_only():
     assert np.array_equal(again[~mask], obs[~mask])
 
 
-def test_seeds_may_be_given_one_by_one():
+def test_seeds_may_be_a_sequence():
     env = make(3)
     listed, _ = env.reset(seed=[9, 4, 9])
     assert np.array_equal(listed[0], listed[2])
@@ -405,7 +405,7 @@ def test_a_checkpoint_of_another_game_is_refused():
     ("name", "value"),
     [("num_envs", 2.0), ("num_envs", True), ("max_episode_steps", "3"), ("num_threads", 0)],
 )
-def test_a_count_that_is_no_count_is_refused_in_one_line(name, value):
+def test_a_wrong_count_is_refused_in_one_line(name, value):
     with pytest.raises(ValueError, match=f"{name} must be"):
         SMACv2VectorEnv("terran_5_vs_5", **{name: value})
 

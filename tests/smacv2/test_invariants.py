@@ -1,4 +1,4 @@
-"""What holds in every battle, whatever the seed and the actions; and how battles start."""
+"""Properties of every battle, whatever the seed and the actions; and the starts of battles."""
 
 import numpy as np
 import pytest
@@ -95,7 +95,7 @@ def test_unmasked_play_never_crashes_and_counts_what_was_illegal(scenario, seed,
 
 
 @pytest.mark.parametrize("kinds", ["marine marine marauder", "zealot stalker zealot"])
-def test_mirrored_teams_have_mirrored_odds(kinds):
+def test_mirrored_teams_win_equally_often(kinds):
     copies, kinds = 2000, kinds.split()
     west = [Unit(kind, 11, 14 + 2 * n, passive=False) for n, kind in enumerate(kinds)]
     east = [Unit(kind, 21, 14 + 2 * n, passive=False) for n, kind in enumerate(kinds)]
@@ -137,7 +137,7 @@ def close(count, trials, probability):
 
 
 @pytest.mark.parametrize("scenario", ["terran_20_vs_23", "protoss_20_vs_23", "zerg_20_vs_23"])
-def test_nobody_starts_on_top_of_another(scenario):
+def test_no_unit_starts_on_top_of_another(scenario):
     state = starts(scenario, 64)
     x, y, kind = state.x / ONE, state.y / ONE, state.unit_type
     for env in range(64):
@@ -163,7 +163,7 @@ def test_unit_types_are_drawn_with_their_weights_and_enemies_copy_the_allies(rac
     assert np.array_equal(allies, enemies)
 
 
-def test_a_team_is_never_all_of_excepted_types():
+def test_a_team_never_consists_of_exceptions_only():
     # With these weights 59% of the draws of two would be medivacs only.
     source = load_scenario("terran_5_vs_5").source
     weights = [0.13, 0.1, 0.77]
@@ -174,8 +174,8 @@ def test_a_team_is_never_all_of_excepted_types():
     medivac = load_unit_types()["medivac"].index
     both = (state.unit_type[:, :2] == medivac).all(1)
     assert not both.any()
-    one = (state.unit_type[:, :2] == medivac).any(1).sum()
-    assert close(one, 2000, 2 * 0.77 * 0.23 / (1 - 0.77**2))
+    mixed = (state.unit_type[:, :2] == medivac).any(1).sum()
+    assert close(mixed, 2000, 2 * 0.77 * 0.23 / (1 - 0.77**2))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_team_is_never_all_of_excepted_types():
         ("zerg", ("zergling", "hydralisk"), "baneling"),
     ],
 )
-def test_the_eleventh_enemy_is_one_of_the_two_common_types_with_equal_odds(race, others, never):
+def test_the_eleventh_enemy_is_either_common_type_equally_often(race, others, never):
     state = starts(f"{race}_10_vs_11", 2000)
     kinds = load_unit_types()
     last = state.unit_type[:, 20]
@@ -217,7 +217,7 @@ def positions_of(kind, num_agents=5, num_enemies=5, num_envs=500):
     return state.x / ONE, state.y / ONE
 
 
-def test_reflected_enemies_stand_opposite_to_the_allies():
+def test_reflected_enemies_start_opposite_to_the_allies():
     x, y = positions_of("reflect_position")
     allies = np.stack([x[:, :5], y[:, :5]], -1)
     enemies = np.stack([32 - x[:, 5:], y[:, 5:]], -1)
@@ -231,7 +231,7 @@ def test_reflected_enemies_stand_opposite_to_the_allies():
     assert abs(y[:, :5].mean() - 16) < 5 * 32 / np.sqrt(12 * 2500)
 
 
-def test_surrounded_allies_stand_in_the_centre_and_enemies_in_groups_on_diagonals():
+def test_surrounded_allies_start_in_the_centre_and_enemies_in_groups_on_diagonals():
     x, y = positions_of("surrounded", num_agents=3, num_enemies=8)
     assert (np.hypot(x[:, :3] - 16, y[:, :3] - 16) < 1.5).all()
     east, north = x[:, 3:] - 16, y[:, 3:] - 16
@@ -257,7 +257,7 @@ def test_half_of_the_battles_reflect_and_half_surround():
 def test_agents_are_numbered_by_type_then_x_then_y():
     state = starts("protoss_10_vs_10", 200)
     order = np.lexsort((state.y[:, :10], state.x[:, :10], state.unit_type[:, :10]))
-    # The first loop may have moved overlapping friends by a relaxing step; types never lie.
+    # The first loop may have moved overlapping friends by a relaxing step; types are exact.
     assert (np.diff(state.unit_type[:, :10]) >= 0).all()
     assert (order == np.arange(10)).mean() > 0.95
 

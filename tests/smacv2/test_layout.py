@@ -66,7 +66,7 @@ def test_extended_partial_observability_has_upstreams_sizes(race, label):
         ({"obs_terrain_height": True}, 91),
         ({"obs_all_health": False}, 73),  # 82 - 5 enemies - 4 allies
         ({"obs_all_health": False, "obs_own_health": False}, 72),
-        ({"obs_own_health": False}, 82),  # obs_all_health includes one's own
+        ({"obs_own_health": False}, 82),  # obs_all_health includes the agent's own
     ],
 )
 def test_an_option_changes_the_observation_of_terran_5_vs_5_by_its_features(options, obs_size):
@@ -88,7 +88,7 @@ def test_an_option_changes_the_state_of_terran_5_vs_5_by_its_features(options, s
 
 
 def test_hiding_health_also_hides_shields():
-    # 9 other units and oneself lose health and shield: 92 - 10 x 2
+    # 9 other units and the agent itself lose health and shield: 92 - 10 x 2
     layout = layout_of("protoss_5_vs_5", obs_all_health=False, obs_own_health=False)
     assert layout.obs_size == 72
 
@@ -112,7 +112,7 @@ def test_capabilities_are_the_unit_type_alone(name):
     ("race", "expected"),
     [("terran", (16, 146, 278)), ("zerg", (14, 146, 258)), ("protoss", (14, 164, 276))],
 )
-def test_ten_against_eight_gives_only_terrans_an_action_for_each_ally(race, expected):
+def test_only_terrans_have_a_target_action_per_ally_in_ten_against_eight(race, expected):
     scenario = dataclasses.replace(load_scenario(f"{race}_10_vs_10"), num_enemies=8)
     assert sizes(Layout.of(scenario)) == expected
 
@@ -193,7 +193,7 @@ def test_the_first_target_follows_six_basic_actions_and_the_looks():
     assert layout_of("zerg_5_vs_5_conic").num_actions_no_attack == 18
 
 
-def test_observations_in_place_of_the_state_are_named_by_agent():
+def test_a_state_of_observations_names_its_numbers_by_agent():
     layout = layout_of("zerg_5_vs_5", obs_instead_of_state=True)
     names = layout.state_feature_names()
     assert names[0] == "agent_0_move_action_north"
@@ -214,7 +214,7 @@ FLAGS = [
 
 
 @given(st.sampled_from(scenario_names()), st.fixed_dictionaries({f: st.booleans() for f in FLAGS}))
-def test_names_are_as_many_as_numbers_and_differ_whatever_the_options(name, flags):
+def test_every_number_has_a_name_of_its_own_whatever_the_options(name, flags):
     if not flags["obs_starcraft"]:
         flags = {**flags, "obs_timestep_number": True}
     layout = layout_of(name, **flags)

@@ -1,4 +1,4 @@
-"""Collisions, melee rings, shoving and walking around (mechanics 5)."""
+"""Collisions, melee rings, pushing and walking around blockers (mechanics 5)."""
 
 from math import asin, cos, floor, hypot, pi, sin
 
@@ -12,7 +12,7 @@ from smacv2.engine.sandbox import Sandbox, Unit
 X, Y = 16.0, 16.0
 RADIUS = {"zergling": 0.375, "zealot": 0.5, "marine": 0.375, "stalker": 0.625, "hydralisk": 0.625}
 COLLISION = 0.375  # hard radius of marines, zerglings and zealots
-OVERLAP = 0.1  # of a cell: what crowding may leave between hard radii
+OVERLAP = 0.1  # cells by which hard radii may overlap in a crowd
 
 
 def circle(kind, count, radius, **settings):
@@ -27,7 +27,7 @@ def places(battle, env=0):
 
 
 def deepest_overlap(battle, units, reach):
-    """Return how far the closest pair of units is inside ``reach``, in cells."""
+    """Return the overlap of the closest pair of units: ``reach`` minus their distance, in cells."""
     points = places(battle)[units]
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     return reach - distances[np.triu_indices(len(units), 1)].min()
@@ -44,7 +44,7 @@ RINGS = [
 
 
 def besieged(attacker, target, count, *, unevenness=0.0, seed=0):
-    """Return how many of ``count`` attackers from all around end up in reach of a unit."""
+    """Return the number of ``count`` attackers from all sides that end up in reach of a unit."""
     shifts = np.random.default_rng(seed).normal(0, unevenness, (count, 2))
     attackers = [
         Unit(attacker, unit.x + dx, unit.y + dy)
@@ -94,7 +94,7 @@ def test_a_crowd_sent_to_one_point_never_piles_up():
     assert deepest_overlap(battle, np.arange(20), 2 * COLLISION) < 0.002
 
 
-def test_standing_friends_drift_apart_to_their_full_radii():
+def test_idle_friends_drift_apart_to_their_full_radii():
     pair = [Unit("zealot", X, Y), Unit("zealot", X + 0.8, Y)]
     battle = Sandbox(pair, [Unit("marine", 30, 30, passive=True)])
     battle.tick(80)
@@ -107,7 +107,7 @@ def test_zerglings_walk_beneath_a_colossus_and_zealots_do_not_pass_through_a_zea
     blocker = Unit("colossus", X, Y, passive=True)
     battle = Sandbox([Unit("zergling", X - 4, Y)], [blocker])
     battle.move(0, X + 4, Y)
-    battle.tick(44)  # 8 cells at 0.18457 a loop
+    battle.tick(44)  # 8 cells at 0.18457 per loop
     assert battle.position(0) == (X + 4, Y)
     assert battle.position(1) == (X, Y)
 
@@ -135,7 +135,7 @@ def test_a_medivac_flies_over_ground_units_and_not_through_a_medivac():
     assert deepest_overlap(battle, [0, 1], 1.5) < OVERLAP
 
 
-def test_a_walking_unit_shoves_an_idle_friend_along():
+def test_a_walking_unit_pushes_an_idle_friend_along():
     friends = [Unit("marine", X - 2, Y), Unit("marine", X, Y)]
     battle = Sandbox(friends, [Unit("marine", 30, 30, passive=True)])
     battle.move(0, X, Y)
@@ -144,7 +144,7 @@ def test_a_walking_unit_shoves_an_idle_friend_along():
     assert deepest_overlap(battle, [0, 1], 2 * COLLISION) < OVERLAP
 
 
-def test_a_walking_unit_never_shoves_an_enemy():
+def test_a_walking_unit_never_pushes_an_enemy():
     battle = Sandbox([Unit("marine", X - 2, Y)], [Unit("marine", X, Y, passive=True)])
     for _ in range(20):
         battle.move(0, X, Y)
@@ -153,7 +153,7 @@ def test_a_walking_unit_never_shoves_an_enemy():
     assert hypot(*(places(battle)[0] - (X, Y))) > 2 * COLLISION - OVERLAP
 
 
-def test_a_walking_unit_never_shoves_a_friend_in_a_fight():
+def test_a_walking_unit_never_pushes_a_fighting_friend():
     fighter = Unit("zealot", X, Y)
     target = Unit("colossus", X, Y + 1.5, health=100_000, passive=True)
     battle = Sandbox([Unit("zealot", X - 3, Y), fighter], [target])

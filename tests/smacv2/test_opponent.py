@@ -1,4 +1,4 @@
-"""What standard units do by themselves: acquire, help, heal (mechanics 6, 11, 12)."""
+"""Behaviour of units without orders: acquire, help, heal (mechanics 6, 11, 12)."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def order(battle, unit):
     ("kind", "scan", "radius"),
     [("marine", 5, 0.375), ("zealot", 5, 0.5), ("marauder", 6, 0.5625), ("stalker", 6, 0.625)],
 )
-def test_an_idle_standard_unit_attacks_what_comes_within_its_scan_range(kind, scan, radius):
+def test_an_idle_standard_unit_attacks_units_within_its_scan_range(kind, scan, radius):
     reach = scan + radius + 0.375
     battle = Sandbox([Unit("marine", X - reach - 0.01, Y)], [Unit(kind, X, Y)])
     battle.tick(16)
@@ -51,7 +51,7 @@ def test_an_idle_medivac_is_as_much_a_threat_as_a_marine():
 
 
 def test_a_hydralisk_prefers_targets_of_its_first_weapon():
-    # Claws hit the ground only; the medivac is nearer and a threat all the same.
+    # Claws hit the ground only; the medivac is nearer, and is a threat too.
     agents = [Unit("marine", X - 4, Y), Unit("medivac", X + 3, Y)]
     battle = Sandbox(agents, [Unit("hydralisk", X, Y)])
     battle.tick()
@@ -154,7 +154,7 @@ def test_an_enemy_medivac_stays_and_heals_its_hurt_friends():
     assert battle.health(2) > 20
 
 
-def test_an_agents_medivac_heals_only_when_told():
+def test_an_agents_medivac_heals_only_when_ordered():
     agents = [Unit("medivac", X, Y), Unit("marine", X + 2, Y, health=20)]
     battle = Sandbox(agents, [Unit("marine", 2, 2)])
     battle.tick(32)
@@ -188,7 +188,7 @@ def test_autocast_reaches_6_cells_and_needs_5_energy():
     tired = Sandbox(agents, [Unit("medivac", X, Y, energy=4.7), patient])
     tired.tick(8)
     assert order(tired, 1)[0] == ORDER_IDLE
-    tired.tick(2)  # 0.03516 energy a loop
+    tired.tick(2)  # 0.03516 energy per loop
     assert order(tired, 1) == (ORDER_HEAL, 2)
 
 

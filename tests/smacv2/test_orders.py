@@ -1,4 +1,4 @@
-"""From an agent's action to a unit's order (interface 2.5, mechanics 3 and 4)."""
+"""Agents' actions and the orders they give (interface 2.5, mechanics 3 and 4)."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def order(box, unit):
 @pytest.mark.parametrize(
     ("action", "dx", "dy"), [(NORTH, 0, 2), (SOUTH, 0, -2), (EAST, 2, 0), (WEST, -2, 0)]
 )
-def test_a_move_goes_two_cells_from_where_the_unit_stands(action, dx, dy):
+def test_a_move_goes_two_cells_from_the_units_position(action, dx, dy):
     box = Sandbox([Unit("marine", X, Y)], [Unit("marine", 30, 30, passive=True)])
     act(box, action)
     assert order(box, 0)[0] == ORDER_MOVE
@@ -40,7 +40,7 @@ def test_a_move_goes_two_cells_from_where_the_unit_stands(action, dx, dy):
     assert box.position(0) == (X + dx * 1.125 / 2, Y + dy * 1.125 / 2)
 
 
-def test_stop_clears_the_order_and_the_unit_stands():
+def test_stop_clears_the_order_and_the_unit_stands_still():
     box = Sandbox([Unit("marine", X, Y)], [Unit("marine", 30, 30, passive=True)])
     act(box, EAST)
     act(box, STOP)
@@ -70,7 +70,7 @@ def test_an_attack_follows_its_target():
     assert box.position(0)[0] > X + 3
 
 
-def test_an_attack_that_no_weapon_allows_leaves_the_old_order():
+def test_an_attack_that_no_weapon_allows_keeps_the_old_order():
     enemies = [Unit("medivac", X + 4, Y), Unit("marine", 2, 2, passive=True)]
     box = Sandbox([Unit("marauder", X, Y)], enemies)
     act(box, NORTH)
@@ -87,7 +87,7 @@ def test_an_attack_that_no_weapon_allows_leaves_the_old_order():
     ("health", "energy", "expected"),
     [(45, 50, ORDER_MOVE), (20, 0, ORDER_MOVE), (20, 50, ORDER_HEAL)],
 )
-def test_healing_the_healthy_or_without_energy_leaves_the_old_order(health, energy, expected):
+def test_healing_a_healthy_ally_or_without_energy_keeps_the_old_order(health, energy, expected):
     agents = [Unit("marine", X, Y + 3, health=health), Unit("medivac", X, Y, energy=energy)]
     box = Sandbox(agents, [Unit("marine", 2, 2, passive=True)], step_mul=1)
     act(box, STOP, NORTH)
@@ -96,7 +96,7 @@ def test_healing_the_healthy_or_without_energy_leaves_the_old_order(health, ener
     assert order(box, 1)[0] == expected
 
 
-def test_the_same_attack_again_keeps_the_wind_up_and_another_one_cancels_it():
+def test_repeating_an_attack_keeps_the_wind_up_and_another_target_cancels_it():
     enemies = [Unit("marine", X + 5, Y + n, passive=True) for n in (0, 1)]
     for second, still in ((TARGET, True), (TARGET + 1, False)):
         box = Sandbox([Unit("stalker", X, Y)], enemies, step_mul=1, jitter=False)
@@ -108,7 +108,7 @@ def test_the_same_attack_again_keeps_the_wind_up_and_another_one_cancels_it():
         assert (box.value("cooldown", 0) > 0) == still
 
 
-def test_an_attack_succeeds_with_its_agents_chance_and_else_the_old_order_goes_on():
+def test_an_attack_is_sent_with_the_agents_chance_and_otherwise_the_old_order_continues():
     source = load_scenario("terran_5_vs_5").source
     chance = {"kind": "per_agent_uniform", "lower": 0.3, "upper": 0.3}
     pairs = [{"ally": ["marine"], "enemy": ["marine"]}]

@@ -1,4 +1,4 @@
-"""What importing and installing the package promises."""
+"""Promises of importing and installing the package."""
 
 import subprocess
 import sys

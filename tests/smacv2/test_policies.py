@@ -1,4 +1,4 @@
-"""Scripted policies, and how the battles they play are counted."""
+"""Scripted policies, and the count of the battles that they play."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_out_of_reach_an_agent_walks_along_the_larger_gap(enemy, action):
     assert envs.layout.action_names()[NearestPolicy(envs).act()[0, 0]] == action
 
 
-def test_a_medivac_heals_the_nearest_hurt_ally_that_is_no_medivac():
+def test_a_medivac_heals_the_nearest_hurt_ally_that_is_not_a_medivac():
     kinds = [MEDIVAC, MEDIVAC, *[load_unit_types()["marine"].index] * 8]
     health = [100 * CELL, 10 * CELL, 10 * CELL, 10 * CELL, 45 * CELL, *[45 * CELL] * 5]
     allies = [(16, 16), (16.5, 16), (18, 16), (17, 16), (15.5, 16)]

@@ -1,4 +1,4 @@
-"""What steps are worth and when battles end, in closed forms (interface 2.6)."""
+"""Rewards and ends of battles against closed forms (interface 2.6)."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def kill(box, *units):
 
 
 @pytest.mark.parametrize("kind", ["marine", "zealot", "zergling"])
-def test_a_full_clear_without_regeneration_returns_the_scale_rate_however_it_is_done(kind):
+def test_killing_all_enemies_without_regeneration_returns_the_scale_rate(kind):
     box = arena(kind, kind)
     rewards = []
     hurt(box, 2, health=7)
@@ -62,14 +62,14 @@ def test_a_full_clear_without_regeneration_returns_the_scale_rate_however_it_is_
     assert sum(rewards) == pytest.approx(20, rel=1e-6)
 
 
-def test_another_scale_rate_and_no_scale_at_all():
+def test_the_scale_rate_can_be_changed_and_scaling_switched_off():
     for options, full in (({"reward_scale_rate": 7.0}, 7), ({"reward_scale": False}, 310)):
         box = arena("marine", "marine", **options)
         kill(box, 2, 3)
         assert step(box) == pytest.approx(full)
 
 
-def test_a_shield_that_comes_back_is_subtracted_and_the_step_never_below_zero():
+def test_a_regenerated_shield_is_subtracted_but_no_reward_is_below_zero():
     box = arena("zealot", "zealot", regeneration=True)
     scale = 20 / (2 * 150 + 220)
     box.state.damaged_at[:] = -1000
@@ -81,15 +81,15 @@ def test_a_shield_that_comes_back_is_subtracted_and_the_step_never_below_zero():
     assert step(box) == pytest.approx((5 - 1) * scale)
 
 
-def test_a_zerglings_regained_life_is_subtracted():
+def test_regenerated_life_of_a_zergling_is_subtracted():
     box = arena("zergling", "zergling", regeneration=True)
     hurt(box, 2, health=10)
-    regained = 8 * 70 / 4096  # 0.2734 a second in steps of 1/4096
+    regained = 8 * 70 / 4096  # 0.2734 per second in steps of 1/4096
     assert step(box) == pytest.approx((10 - regained) * 20 / 290, rel=1e-6)
     assert step(box) == 0
 
 
-def test_a_healed_enemy_gives_back_what_it_regains():
+def test_healed_life_of_an_enemy_is_subtracted():
     allies = [Unit("marine", 3, 3)]
     medivac = Unit("medivac", 28, 26, facing=(0, 1))
     enemies = [Unit("marine", 28, 28, passive=True), medivac]
@@ -119,7 +119,7 @@ def test_a_lost_battle_adds_the_defeat_value():
     assert box.state.outcome[0] == OUTCOME_LOST
 
 
-def test_the_sparse_reward_is_one_minus_one_or_nothing():
+def test_the_sparse_reward_is_one_minus_one_or_zero():
     for losers, outcome, expected in (
         ((2, 3), OUTCOME_WON, 1),
         ((0, 1), OUTCOME_LOST, -1),
@@ -140,7 +140,7 @@ def test_the_sparse_reward_is_one_minus_one_or_nothing():
     ("race", "outcome"),
     [("terran", OUTCOME_LOST), ("protoss", OUTCOME_DRAWN), ("zerg", OUTCOME_DRAWN)],
 )
-def test_a_mutual_wipe_is_a_draw_but_a_loss_where_there_are_medivacs(race, outcome):
+def test_a_double_wipe_out_is_a_draw_but_a_loss_with_medivacs_in_the_scenario(race, outcome):
     if race == "terran":
         units = [Unit("marine", 3, 3), Unit("medivac", 4, 3)]
         box = Sandbox(units, [Unit("marine", 28, 28, passive=True)])
@@ -166,7 +166,7 @@ def test_a_side_with_only_medivacs_left_has_lost():
         assert box.state.outcome[0] == outcome
 
 
-def test_at_the_limit_a_battle_is_truncated_not_terminated_unless_it_has_just_ended():
+def test_a_battle_is_truncated_at_the_limit_unless_it_has_just_been_decided():
     box = arena("marine", "marine")
     box.state.step[:] = 198
     step(box)
@@ -184,9 +184,9 @@ def test_at_the_limit_a_battle_is_truncated_not_terminated_unless_it_has_just_en
     assert not box.backend.outputs.truncated[0]
 
 
-def test_every_won_battle_has_returned_the_scale_rate_where_nothing_regenerates():
+def test_every_won_battle_returns_the_scale_rate_if_nothing_regenerates():
     # Terrans without medivacs regain nothing; agents that cannot die win every battle. They hunt
-    # the first living enemy: an order out of the mask's reach is dropped, so the old one goes on.
+    # the first living enemy: an order out of the mask's reach is dropped, so the old one continues.
     source = load_scenario("terran_5_vs_5").source
     source = {**source, "team": {**source["team"], "weights": [0.5, 0.5, 0.0]}}
     scenario = parse_scenario(source, name="duels", file="duels")

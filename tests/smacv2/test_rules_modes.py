@@ -1,4 +1,4 @@
-"""Each defect of upstream that a rules mode keeps, against the repaired rule (interface 3)."""
+"""Upstream's defects that a rules mode keeps, and the repaired rules (interface 3)."""
 
 from math import atan, cos, pi, sin
 
@@ -30,7 +30,7 @@ def test_fixed_keeps_no_defect_and_upstream_keeps_all():
 
 
 def rows_seen(rules):
-    """Return which enemy rows a lone marine sees: enemy 1 is out of sight, the others are not."""
+    """Return, per enemy row, whether a lone marine sees it: only enemy 1 is out of sight."""
     enemies = [Unit("marine", 16 + dx, 16) for dx in (3, 12, 5, 6)]
     box = Sandbox([Unit("marine", 16, 16)], enemies, rules=rules)
     box.backend.driver.show()
@@ -84,7 +84,7 @@ def scale_and_enemy(env):
 
 
 @pytest.mark.parametrize("rules", ["fixed", "paper"])
-def test_b2_the_first_episodes_enemies_set_the_scale_for_good(rules):
+def test_b2_the_first_episodes_enemies_set_the_scale_of_all_episodes(rules):
     env = SMACv2VectorEnv(scenario_with("terran_5_vs_5", **TWO_TEAMS), 1, rules=rules)
     env.reset(seed=3)
     first_scale, first_enemy = scale_and_enemy(env)

@@ -1,4 +1,4 @@
-"""Scenarios, unit types and options: the numbers of the game, and errors that help."""
+"""Scenarios, unit types and options: the numbers of the game, and helpful errors."""
 
 import dataclasses
 import pickle
@@ -93,7 +93,7 @@ def test_a_benchmark_scenario_is_what_its_name_says(name):
         ("zerg", ("zergling", "hydralisk", "baneling"), ("baneling",)),
     ],
 )
-def test_the_rare_third_unit_has_weight_a_tenth(race, unit_types, exceptions):
+def test_the_rare_third_unit_has_weight_0_1(race, unit_types, exceptions):
     scenario = load_scenario(f"{race}_5_vs_5")
     assert scenario.team == WeightedTeams(
         unit_types=unit_types, weights=(0.45, 0.45, 0.1), exceptions=exceptions
@@ -113,7 +113,7 @@ def test_a_conic_scenario_differs_by_its_cone_of_30_degrees_only(name):
 
 @pytest.mark.parametrize("race", RACES)
 @pytest.mark.parametrize(("label", "probability"), [("0", 0.0), ("05", 0.5), ("1", 1.0)])
-def test_extended_partial_observability_is_6_against_5_without_a_telling_mask(
+def test_extended_partial_observability_is_6_against_5_without_action_mask(
     race, label, probability
 ):
     scenario = load_scenario(f"{race}_6_vs_5_epo_{label}")
@@ -191,7 +191,7 @@ def test_a_weapon_has_the_liberty_numbers_not_the_ladders(
     assert found.range_slop == (0 if name == "colossus" else 1)
 
 
-def test_missiles_fly_at_their_speed_and_nothing_else_does():
+def test_only_missiles_have_a_speed():
     speeds = {
         weapon.name: weapon.missile_speed
         for unit in load_unit_types().values()
@@ -216,7 +216,7 @@ def test_a_colossus_sweeps_11_points_over_ten_32nds_of_a_second():
     assert beam.points * beam.point_seconds + beam.expire_delay_seconds == 0.71875  # 11.5 loops
 
 
-def test_a_medivac_heals_9_a_second_for_a_third_of_an_energy_each():
+def test_a_medivac_heals_9_life_per_second_for_a_third_of_an_energy_each():
     medivac = load_unit_types()["medivac"]
     assert (medivac.heal.health_per_second, medivac.heal.energy_per_health) == (9, 0.33)
     assert (medivac.energy_start, medivac.energy_max, medivac.energy_regen) == (50, 200, 0.5625)
@@ -260,7 +260,7 @@ def test_names_and_summaries_do_not_change_the_hash():
     assert len(mine.hash) == 16
 
 
-def test_every_built_in_scenario_plays_its_own_game():
+def test_every_built_in_scenario_has_a_hash_of_its_own():
     hashes = {load_scenario(name).hash for name in scenario_names()}
     assert len(hashes) == len(scenario_names())
 
@@ -308,7 +308,7 @@ def test_an_arena_of_your_own_loads_from_beside_the_scenario(tmp_path):
     assert load_scenario(path).arena.pathing[0] == "#" * 32
 
 
-def test_every_distribution_can_be_written_down():
+def test_every_distribution_can_be_read_from_a_file():
     scenario = parse(
         small(
             team={
@@ -502,7 +502,7 @@ TOML_VALUES = st.recursive(
 
 
 @given(st.sampled_from(sorted({*small(), "start_positions", "attack", "options"})), TOML_VALUES)
-def test_any_nonsense_is_a_scenario_error_that_names_the_file(key, value):
+def test_any_wrong_value_is_a_scenario_error_that_names_the_file(key, value):
     try:
         parse(small(**{key: value}))
     except ScenarioError as error:

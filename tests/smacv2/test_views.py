@@ -1,4 +1,4 @@
-"""Observations, state and masks of battles whose every number is known (interface 2.3 to 2.8)."""
+"""Observations, state and masks of battles with known numbers (interface 2.3 to 2.8)."""
 
 from math import cos, hypot, pi, sin
 
@@ -43,7 +43,7 @@ def observed(box, agent):
     """Return an agent's observation as {name: value}; zeros are left out."""
     layout = box.backend.layout
     names = layout.obs_feature_names()
-    # Names are agent 0's: the others' ally rows skip themselves.
+    # Names are agent 0's: ally rows of other agents leave out these agents.
     allies = layout.obs_allies
     for row, ally in enumerate(other for other in range(layout.num_agents) if other != agent):
         first = allies.offset + row * allies.width
@@ -72,7 +72,7 @@ MOVES = {f"move_action_{way}": 1 for way in ("north", "south", "east", "west")}
 # --- Every number ---------------------------------------------------------------------------------
 
 
-def test_a_terran_observation_holds_the_numbers_its_names_promise():
+def test_the_numbers_of_a_terran_observation_match_their_names():
     # Types in order: marauder, marine, medivac (the sandbox sorts them). Sight 10, reach 6.
     assert observed(battle(TERRANS), 0) == approximately(
         {
@@ -107,7 +107,7 @@ def test_a_terran_observation_holds_the_numbers_its_names_promise():
     )
 
 
-def test_a_medivac_sees_in_the_enemies_first_column_whom_it_can_heal():
+def test_the_first_column_of_enemy_rows_tells_a_medivac_which_allies_it_can_heal():
     # Sight 11, healing reach 4: ally 0 is 6 away, ally 1 is 2 away.
     seen = observed(battle(TERRANS), 2)
     assert "enemy_shootable_0" not in seen
@@ -118,7 +118,7 @@ def test_a_medivac_sees_in_the_enemies_first_column_whom_it_can_heal():
     assert seen["own_unit_type_bit_2"] == 1
 
 
-def test_a_protoss_observation_has_shields_and_leaves_what_is_out_of_sight_at_zero():
+def test_a_protoss_observation_has_shields_and_zeros_for_units_out_of_sight():
     # Types in order: colossus, stalker, zealot. Sight 10: the second enemy is exactly 10 away.
     seen = observed(battle(PROTOSS), 0)
     assert seen == approximately(
@@ -152,7 +152,7 @@ def test_a_unit_in_a_corner_sees_that_it_cannot_leave_the_map():
     assert seen["own_shield"] == pytest.approx(0.2)
 
 
-def test_a_terran_state_holds_the_numbers_its_names_promise():
+def test_the_numbers_of_a_terran_state_match_their_names():
     box = battle(TERRANS)
     box.state.cooldown[:, 0] = 20 * ONE
     box.backend.driver.show()
@@ -230,7 +230,7 @@ def test_pathing_and_height_around_an_agent_follow_the_flat_map():
         assert [seen[f"pathing_grid_{n}"] for n in range(8)] == [1] * 8
     heights = [centre[f"terrain_height_{n}"] for n in range(9)]
     assert len(set(heights)) == 1
-    # (31, 1): north 4, west 4, north-west 2 and the own cell lie on the map; others count as 255.
+    # (31, 1): north 4, west 4, north-west 2 and its own cell are on the map; others count as 255.
     inside = {0, 3, 7, 8}
     for n in range(9):
         expected = heights[0] if n in inside else 1
@@ -251,7 +251,7 @@ def test_open_loop_agents_see_the_time_only():
     assert box.backend.outputs.obs[0].tolist() == [[pytest.approx(0.1)]] * 3
 
 
-def test_without_all_health_only_the_own_health_is_seen():
+def test_without_all_health_an_agent_sees_only_its_own_health():
     seen = observed(battle(PROTOSS, obs_all_health=False), 0)
     health = {name for name in seen if "health" in name or "shield" in name}
     assert health == {"own_health", "own_shield"}
@@ -273,7 +273,7 @@ def test_fully_observable_agents_see_everything_alive_at_any_distance():
     assert "enemy_shootable_1" not in seen
 
 
-def test_the_state_can_be_all_observations_in_a_row():
+def test_the_state_can_be_the_concatenated_observations():
     box = battle(PROTOSS, obs_instead_of_state=True)
     assert np.array_equal(box.backend.outputs.state[0], box.backend.outputs.obs[0].ravel())
     assert len(box.backend.layout.state_feature_names()) == box.backend.layout.state_size
@@ -410,7 +410,7 @@ def test_a_spotted_enemy_is_seen_by_its_spotter_and_by_others_with_the_given_cha
     assert np.array_equal(box.backend.outputs.obs[:, :, distance] != 0, shared)
 
 
-def test_when_the_spotter_dies_the_enemy_is_spotted_anew_by_a_living_agent():
+def test_when_the_spotter_dies_a_living_agent_spots_the_enemy_again():
     agents = [Unit("marine", 16, 16), Unit("marine", 16, 17)]
     box = Sandbox(agents, [Unit("marine", 19, 17)], num_envs=64, prob_obs_enemy=0.0)
     box.backend.driver.show()
@@ -433,7 +433,7 @@ def legal(box, agent):
     return np.flatnonzero(box.backend.outputs.action_mask[0, agent]).tolist()
 
 
-def test_targets_are_available_up_to_the_reach_inclusively_and_alive():
+def test_living_targets_are_available_up_to_and_including_the_reach():
     box = battle(TERRANS)
     # Enemies are actions 6 and 7; three target slots, as medivacs aim at the three allies.
     assert box.backend.layout.num_actions == 9
@@ -445,7 +445,7 @@ def test_targets_are_available_up_to_the_reach_inclusively_and_alive():
     assert legal(box, 0) == [STOP, NORTH, SOUTH, EAST, WEST]
 
 
-def test_the_dead_can_only_do_nothing_and_the_living_never_can():
+def test_no_op_is_the_only_action_of_the_dead_and_not_available_to_the_living():
     box = battle(TERRANS)
     box.state.health[:, 1] = 0
     box.backend.driver.show()
@@ -453,7 +453,7 @@ def test_the_dead_can_only_do_nothing_and_the_living_never_can():
     assert all(NO_OP not in legal(box, agent) for agent in (0, 2))
 
 
-def test_moves_are_available_where_the_cell_one_away_is_on_the_map():
+def test_a_move_is_available_if_the_cell_one_away_is_on_the_map():
     corners = [Unit("marine", 0.5, 0.5), Unit("marine", 31.5, 31.5), Unit("marine", 1.0, 30.9)]
     box = battle((corners, [Unit("marine", 16, 16)]))
     # Upstream truncates towards zero, so from 0.5 the cell "-0.5" is cell 0.
@@ -462,18 +462,18 @@ def test_moves_are_available_where_the_cell_one_away_is_on_the_map():
     assert legal(box, 2) == [STOP, NORTH, SOUTH, EAST, WEST]
 
 
-def test_without_an_action_mask_every_living_target_is_available_and_tells_nothing():
+def test_without_an_action_mask_every_living_target_is_available():
     box = battle(PROTOSS, action_mask=False)
     for agent in range(3):
         assert {6, 7} <= set(legal(box, agent))
     assert observed(box, 0)["enemy_shootable_0"] == 1  # still the true reach
-    # Out of reach: dropped silently, the old order goes on, nothing is counted.
+    # Out of reach: the attack is not sent, the old order continues, nothing is counted.
     box.backend.step(np.array([[7, STOP, STOP]], np.int32))
     assert box.state.order[0, 0] == 0
     assert box.state.illegal_actions[0] == 0
 
 
-def test_without_an_action_mask_a_medivac_may_aim_at_every_ally_but_medivacs():
+def test_without_an_action_mask_a_medivac_may_heal_every_ally_except_medivacs():
     box = battle(TERRANS, action_mask=False)
     assert legal(box, 2) == [STOP, NORTH, SOUTH, EAST, WEST, 6, 7]
 
