@@ -222,7 +222,7 @@ class Backend(Protocol):
     """A batch of battles that can be played: in the embedded engine, or in StarCraft II.
 
     Environments, scripted policies and ``smacv2 play`` use nothing else of a backend, so whatever
-    fulfils this protocol can stand in for the engine. All arrays are in host memory; they are
+    fulfils this protocol can replace the engine. All arrays are in host memory; they are
     current after every call below.
     """
 

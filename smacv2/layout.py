@@ -14,7 +14,7 @@ PATHING_POINTS = 8  # around the agent
 HEIGHT_POINTS = 9  # around the agent, and under it
 
 Row = tuple[str, ...]
-"""Feature names of one row; `{unit}` stands for the unit's id."""
+"""Feature names of one row; `{unit}` is replaced by the unit's id."""
 
 
 @dataclasses.dataclass(frozen=True)

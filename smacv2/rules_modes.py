@@ -21,7 +21,7 @@ class Defect(NamedTuple):
 
 DEFECTS = {
     "B1": Defect(
-        "an enemy an agent may not see erases the rows of all enemies before it", ("upstream",)
+        "an enemy that an agent may not see erases the rows of all enemies before it", ("upstream",)
     ),
     "B2": Defect(
         "the reward is scaled by the enemies of the first episode; resets before it ends add up",

@@ -1,4 +1,4 @@
-"""What an intervention is, and what it may see and change.
+"""Interventions: the methods they may have, and what they may see and change.
 
 An intervention is attached to one network of a learner, for example to its actor. A learner calls
 
@@ -48,7 +48,7 @@ class Handle(Protocol):
 
 @dataclasses.dataclass
 class LossInputs:
-    """What a loss term may use; rows are those of one minibatch.
+    """Inputs of a loss term; rows are those of one minibatch.
 
     `outputs` are those of the network's head (logits, or the parameters of a distribution, or
     values). `old_outputs` are those of the network that collected the batch. `reference_outputs`

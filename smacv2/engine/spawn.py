@@ -325,7 +325,7 @@ def place_all(unit, kinds, rules, spiral, pathing):
         kind = unit[UNIT_TYPE, i]
         radius, layers = kinds[kind, K_RADIUS], kinds[kind, K_LAYERS]
         x, y = unit[X, i], unit[Y, i]
-        # Points before `start` were occupied even for a unit that is no larger.
+        # Points before `start` were occupied even for a unit that is not larger.
         if x != asked_x or y != asked_y or radius < asked_radius or layers != asked_layers:
             start = 0
         asked_x, asked_y, asked_radius, asked_layers = x, y, radius, layers
