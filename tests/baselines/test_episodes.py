@@ -227,7 +227,7 @@ def test_envpools_hopper_obeys_gymnasiums_physics():
         (["--env", "CartPole-v1", "--env-option", "gravitation=3"], ["gravitation"]),
         (["--env", "FrozenLake-v1"], ["observations must be a Box, not Discrete(16)"]),
         (
-            ["--env", "test_vector_envs:many/actions-v0"],
+            ["--env", "test_episodes:many/actions-v0"],
             ["actions must be Discrete or Box, not Mult"],
         ),
         (

@@ -11,12 +11,12 @@ from baselines.learners.ppo_stack import (
     Block,
     SeedHandle,
     Stack,
+    block_tests,
     clip_gradients,
     joint_norm,
-    stacked_linear,
 )
-from baselines.learners.ppo_trainer import block_tests, network_blocks
-from baselines.networks.network import ActorCritic, AppendLogStd, hidden_layers
+from baselines.networks.single_agent import ActorCritic, AppendLogStd, hidden_layers
+from baselines.networks.stacked import stacked_linear
 from ppo_plasticity.interventions.structure import CReLU, InjectedHead
 
 PIXELS = (2, 36, 36)  # the smallest square that NatureCNN can see
@@ -276,7 +276,7 @@ def test_a_shared_trunk_is_one_block_that_both_networks_read():
     assert set(one.blocks["critic"].parameters) == {"critic.4.weight", "critic.4.bias"}
     assert one.parameters["critic.0.weight"] is one.parameters["actor.0.weight"]
     for network in ("actor", "critic"):
-        blocks = network_blocks(one, network)
+        blocks = one.blocks_of(network)
         assert {id(block) for block in blocks} == {id(one.blocks[n]) for n in (network, "trunk")}
     obs = inputs(mlp("tanh"), (3, 4))
     squares(one, obs).backward()
