@@ -98,7 +98,7 @@ def test_an_environment_that_cannot_be_made_is_one_line(monkeypatch, failure):
 
 
 def test_ctrl_c_exits_130_without_a_traceback(capsys, monkeypatch):
-    def interrupt(_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load", lambda _: interrupt)
