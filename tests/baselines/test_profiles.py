@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from baselines.algorithms import ALGORITHMS
-from baselines.cli import parse
+from baselines.cli import training_config
 from baselines.config import PpoConfig
 from baselines.errors import UsageError
 from baselines.profiles import ATARI, CONTINUOUS, OTHER, PPO, kind_of
@@ -17,7 +17,7 @@ EACH = pytest.mark.parametrize(
 
 def config(*arguments):
     """Return what `baselines ppo` would run with these flags."""
-    return parse("ppo", PpoConfig, arguments, ALGORITHMS["ppo"].defaults(arguments))
+    return training_config("ppo", arguments)
 
 
 @EACH
