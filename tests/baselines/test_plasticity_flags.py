@@ -160,8 +160,8 @@ def test_the_first_minibatch_is_where_nothing_has_moved():
 def test_the_probe_measures_each_seed_as_if_alone():
     together = SmallPpo(seeds=2, seed=4, probe=1).group
     alone = [SmallPpo(seed=seed, probe=1) for seed in (4, 5)]
-    for found, one in zip(together.iterate(), alone, strict=True):
-        assert str(timeless(found)) == str(timeless(one.iterate()))
+    for found, run in zip(together.iterate(), alone, strict=True):
+        assert str(timeless(found)) == str(timeless(run.iterate()))
 
 
 # Proximal feature optimization
@@ -180,8 +180,8 @@ def test_pfo_holds_the_preactivations(learner, layers):
     drifts = {}
     for coef in (0.0, 10.0):
         held = pfo(coef=coef, scope=layers) if coef else ()
-        one = MAKE[learner](probe=1, intervention=held)
-        metrics = [one.iterate() for _ in range(3)]
+        run = MAKE[learner](probe=1, intervention=held)
+        metrics = [run.iterate() for _ in range(3)]
         kind = "preactivations" if layers == "last" else "all_preactivations"
         drifts[coef] = np.mean([line[f"drift/{kind}_l2/actor"] for line in metrics])
         assert all((line["losses/pfo"] > 0) == (coef > 0) for line in metrics)
@@ -357,12 +357,12 @@ def test_every_intervention_leaves_stacked_seeds_equal_to_lone_ones(name):
     plain = SmallPpo(seed=4)
     for _ in range(3):
         found = together.group.iterate()
-        for seed, one in enumerate(alone):
-            assert str(timeless(found[seed])) == str(timeless(one.iterate()))
+        for seed, run in enumerate(alone):
+            assert str(timeless(found[seed])) == str(timeless(run.iterate()))
         plain.iterate()
     for network in ("actor", "critic"):
-        for seed, one in enumerate(alone):
-            assert same(together.weights(network, seed), one.weights(network))
+        for seed, run in enumerate(alone):
+            assert same(together.weights(network, seed), run.weights(network))
         weights = together.weights(network)
         assert all(value.isfinite().all() for value in weights.values())
         unlike = weights.keys() != plain.weights(network).keys()
@@ -393,10 +393,10 @@ def test_interventions_never_see_rows_that_only_reset(name):
 
 @pytest.mark.parametrize("name", ["head_reset", "shrink_perturb"])
 def test_weights_are_drawn_anew_also_where_standard_deviations_follow_the_head(name):
-    one, plain = (SmallPpo(env="Pendulum-v1", intervention=text) for text in ((SOON[name],), ()))
-    for learner in (one, plain):
+    run, plain = (SmallPpo(env="Pendulum-v1", intervention=text) for text in ((SOON[name],), ()))
+    for learner in (run, plain):
         assert np.isfinite(list(learner.iterate().values())).all()
-    weights, others = one.weights("actor"), plain.weights("actor")
+    weights, others = run.weights("actor"), plain.weights("actor")
     assert not torch.equal(weights["4.weight"], others["4.weight"])
     kept = 0.8 if name == "shrink_perturb" else 1  # fresh ones are 0
     torch.testing.assert_close(weights["5.log_std"], kept * others["5.log_std"])
@@ -405,15 +405,15 @@ def test_weights_are_drawn_anew_also_where_standard_deviations_follow_the_head(n
 @pytest.mark.parametrize("network", ["gru", "mlp"])
 @EACH
 def test_every_intervention_runs_on_mappo(name, network):
-    one, plain = (
+    run, plain = (
         SmallMappo(network=network, intervention=text) for text in ((SOON.get(name, name),), ())
     )
     for _ in range(2):
-        metrics = one.iterate()
+        metrics = run.iterate()
         plain.iterate()
         assert np.isfinite(list(metrics.values())).all()
     for part in ("actor", "critic"):
-        weights = one.weights(part)
+        weights = run.weights(part)
         assert all(value.isfinite().all() for value in weights.values())
         unlike = weights.keys() != plain.weights(part).keys()
         assert unlike or not same(weights, plain.weights(part))
@@ -423,23 +423,23 @@ def test_every_intervention_runs_on_mappo(name, network):
 @pytest.mark.parametrize("target", ["actor.", "critic.", ""])
 def test_a_named_network_alone_is_changed(learner, target):
     apart = {"clip_grad_apart": True} if learner == "ppo" else {}
-    one = MAKE[learner](intervention=(f"{target}redo:every=1,threshold=0.9",), **apart)
+    run = MAKE[learner](intervention=(f"{target}redo:every=1,threshold=0.9",), **apart)
     plain = MAKE[learner](**apart)
-    one.iterate()  # it acts after the last gradient step
+    run.iterate()  # it acts after the last gradient step
     plain.iterate()
     for network in ("actor", "critic"):
-        untouched = same(one.weights(network), plain.weights(network))
+        untouched = same(run.weights(network), plain.weights(network))
         assert untouched == (target not in ("", f"{network}."))
 
 
 @LEARNERS
 def test_two_interventions_add_up(learner):
-    one = MAKE[learner](intervention=("actor.l2:coef=0.5", "actor.l2_init:coef=0.25"))
+    run = MAKE[learner](intervention=("actor.l2:coef=0.5", "actor.l2_init:coef=0.25"))
     parts = [
         MAKE[learner](intervention=(text,)).iterate()["losses/interventions"]
         for text in ("actor.l2:coef=0.5", "actor.l2_init:coef=0.25")
     ]
-    assert one.iterate()["losses/interventions"] > max(parts) > 0
+    assert run.iterate()["losses/interventions"] > max(parts) > 0
 
 
 @LEARNERS

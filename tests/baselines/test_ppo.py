@@ -119,22 +119,22 @@ def test_the_rollout_is_what_the_environments_did():
     record = group.rollout
     seeds = env_seeds(config, [1, 2], 0)
     for index, seed in enumerate(seeds):
-        one, env = divmod(index, config.num_envs)
+        seed_index, env = divmod(index, config.num_envs)
         alone = gymnasium.make("CartPole-v1")
         obs, reset = alone.reset(seed=seed)[0], False
         for step in range(config.num_steps):
-            np.testing.assert_array_equal(record.obs[one, step, env], obs)
-            assert record.valid[one, step, env] != reset
+            np.testing.assert_array_equal(record.obs[seed_index, step, env], obs)
+            assert record.valid[seed_index, step, env] != reset
             if reset:
-                assert record.rewards[one, step, env] == 0
+                assert record.rewards[seed_index, step, env] == 0
                 obs, reset = alone.reset()[0], False
                 continue
-            action = int(record.raw_actions[one, step, env, 0])
+            action = int(record.raw_actions[seed_index, step, env, 0])
             obs, reward, terminated, _, _ = alone.step(action)
-            assert record.rewards[one, step, env] == reward
-            assert record.terminated[one, step, env] == terminated
+            assert record.rewards[seed_index, step, env] == reward
+            assert record.terminated[seed_index, step, env] == terminated
             reset = terminated
-        np.testing.assert_array_equal(record.obs[one, -1, env], obs)
+        np.testing.assert_array_equal(record.obs[seed_index, -1, env], obs)
     assert (~record.valid).any()
 
 
@@ -369,11 +369,11 @@ def read(path):
 
 
 def assert_same_run(first, second):
-    (lines, one), (others, two) = read(first), read(second)
+    (lines, left), (others, right) = read(first), read(second)
     assert json.dumps(lines) == json.dumps(others)  # NaN equals NaN as text
-    assert one.weights.keys() == two.weights.keys()
-    for name, value in one.weights.items():
-        assert torch.equal(value, two.weights[name]), name
+    assert left.weights.keys() == right.weights.keys()
+    for name, value in left.weights.items():
+        assert torch.equal(value, right.weights[name]), name
 
 
 RUNS = {
