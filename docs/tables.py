@@ -11,22 +11,23 @@ import inspect
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from baselines.algorithms import ALGORITHMS
 from baselines.config import (
     BattleConfig,
     MappoConfig,
-    PlasticityConfig,
     PpoConfig,
     PqnConfig,
     QmixConfig,
+    RunConfig,
     ValueConfig,
 )
-from baselines.profiles import ATARI, BATTLE_PROFILES, CONTINUOUS, LEARNERS, OTHER, PROFILES
+from baselines.profiles import ATARI, CONTINUOUS, OTHER
 from baselines.results.published import published
 from smacv2.layout import Layout
 from smacv2.options import RULES, Options
@@ -75,10 +76,22 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def flags_table(config_class: type) -> str:
-    """Return the flags that a command's dataclass itself defines, with defaults and meanings."""
-    meanings = field_docs(config_class)
-    fields = [field for field in dataclasses.fields(config_class) if field.name in meanings]
+PLASTICITY = {"probe", "intervention"}  # flags of every learner, which have a table of their own
+
+
+def flags_table(*classes: type, only: Collection[str] = ()) -> str:
+    """Return the flags that some dataclasses themselves define, with defaults and meanings.
+
+    Args:
+        classes: each a subclass of the one before; the last one has the defaults, and of two
+            meanings of a flag the later one counts.
+        only: names of the fields to show; default all but those of plasticity.
+    """
+    meanings: dict[str, str] = {}
+    for config_class in classes:
+        meanings |= field_docs(config_class)
+    names = only or meanings.keys() - PLASTICITY
+    fields = [field for field in dataclasses.fields(classes[-1]) if field.name in names]
     shown = {"True": "on", "False": "off", "": "none", "()": "none"}
     rows = [
         (
@@ -94,16 +107,17 @@ def flags_table(config_class: type) -> str:
 def profiles_table() -> str:
     """Return the settings in which PPO's profiles differ, for each kind of environment."""
     kinds = {CONTINUOUS: "MuJoCo", ATARI: "Atari", OTHER: "other"}
-    columns = [(profile, kind) for profile in PROFILES for kind in kinds]
+    profiles = ALGORITHMS["ppo"].profiles
+    columns = [(profile, kind) for profile in profiles for kind in kinds]
     defaults = {field.name: field.default for field in dataclasses.fields(PpoConfig)}
     names = [
         name
         for name in defaults
-        if any(name in PROFILES[profile][kind] for profile, kind in columns)
+        if any(name in profiles[profile][kind] for profile, kind in columns)
     ]
     rows = []
     for name in names:
-        values = [PROFILES[profile][kind].get(name, defaults[name]) for profile, kind in columns]
+        values = [profiles[profile][kind].get(name, defaults[name]) for profile, kind in columns]
         rows.append((f"`{name}`", *(str(value).lower() for value in values)))
     header = [f"{profile}, {kinds[kind]}" for profile, kind in columns]
     return table(("", *header), rows)
@@ -111,8 +125,9 @@ def profiles_table() -> str:
 
 def battle_profile_table(command: str) -> str:
     """Return the settings in which the profiles of a multi-agent learner differ."""
-    profiles = BATTLE_PROFILES[command]
-    defaults = {field.name: field.default for field in dataclasses.fields(LEARNERS[command])}
+    profiles = ALGORITHMS[command].profiles
+    config_class = ALGORITHMS[command].config
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     names = [name for name in defaults if any(name in fields for fields in profiles.values())]
     rows = []
     for name in names:
@@ -374,7 +389,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "battle": lambda: flags_table(BattleConfig),
+    "battle": lambda: flags_table(RunConfig, BattleConfig),
     "battle_equal_time": battle_equal_time_table,
     "battle_plasticity": battle_plasticity_table,
     "battle_results": battle_results_table,
@@ -385,8 +400,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "mappo_profiles": lambda: battle_profile_table("mappo"),
     "mappo_results": lambda: results_table("mappo", MAPPO_COLUMNS),
     "options": options_table,
-    "plasticity": lambda: flags_table(PlasticityConfig),
-    "ppo": lambda: flags_table(PpoConfig),
+    "plasticity": lambda: flags_table(RunConfig, only=PLASTICITY),
+    "ppo": lambda: flags_table(RunConfig, PpoConfig),
     "pqn": lambda: flags_table(PqnConfig),
     "profiles": profiles_table,
     "qmix": lambda: flags_table(QmixConfig),

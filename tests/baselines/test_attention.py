@@ -12,9 +12,14 @@ from torch import nn
 
 from baselines.config import MappoConfig, PqnConfig, QmixConfig
 from baselines.errors import UsageError
-from baselines.learners import mappo, pqn, qmix
-from baselines.networks.attention import state_entities
-from baselines.networks.network import Agent, Network, make_agent_network
+from baselines.learners.mappo import Mappo
+from baselines.learners.pqn import Pqn
+from baselines.learners.qmix import Qmix
+from baselines.networks.action_values import make_agent_network
+from baselines.networks.actor_critic import Agent
+from baselines.networks.entities import state_entities
+from baselines.networks.network import Network
+from baselines.runs import state
 from smacv2.layout import Layout
 from smacv2.scenario import load_scenario
 
@@ -398,22 +403,22 @@ def test_the_mlp_draws_its_layers_one_after_the_other():
 
 
 LEARNERS = {
-    "mappo": (mappo, MappoConfig, {"num_steps": 40, "num_minibatches": 1}),
-    "ippo": (mappo, MappoConfig, {"num_steps": 40, "num_minibatches": 1, "critic_input": "obs"}),
-    "pqn": (pqn, PqnConfig, {"num_steps": 40, "num_minibatches": 1}),
-    "qmix": (qmix, QmixConfig, {"buffer_episodes": 8, "batch_episodes": 2}),
+    "mappo": (Mappo, MappoConfig, {"num_steps": 40, "num_minibatches": 1}),
+    "ippo": (Mappo, MappoConfig, {"num_steps": 40, "num_minibatches": 1, "critic_input": "obs"}),
+    "pqn": (Pqn, PqnConfig, {"num_steps": 40, "num_minibatches": 1}),
+    "qmix": (Qmix, QmixConfig, {"buffer_episodes": 8, "batch_episodes": 2}),
 }
 
 
 @pytest.mark.parametrize("network", ["gru", "mlp"])
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_every_learner_trains_a_network_that_attends_to_units(learner, network):
-    module, config, changes = LEARNERS[learner]
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_learner_trains_a_network_that_attends_to_units(name, network):
+    make, config, changes = LEARNERS[name]
     changes = {"num_envs": 2, "hidden_size": 8, "network": network, "probe": 1, **changes}
-    trainer = module.make_trainer(config(encoder="attention", **changes))
-    before = {name: value.clone() for name, value in trainer.save_state().weights.items()}
-    metrics = trainer.iterate() | trainer.iterate()
-    after = trainer.save_state().weights
+    learner = make(config(encoder="attention", **changes))
+    before = {name: value.clone() for name, value in state.save(learner).weights.items()}
+    metrics = learner.iterate() | learner.iterate()
+    after = state.save(learner).weights
     assert any(name.startswith("plasticity/feature_rank") for name in metrics)
     learning = [name for name in before if "attention." in name and not name.startswith("target")]
     assert learning
@@ -424,7 +429,7 @@ def test_every_learner_trains_a_network_that_attends_to_units(learner, network):
 def test_a_game_without_entities_is_refused_in_one_line():
     config = MappoConfig(env="toy:toy/coordination-v0", encoder="attention", num_envs=2)
     with pytest.raises(UsageError) as error:
-        mappo.make_trainer(config)
+        Mappo(config)
     assert str(error.value) == (
         "--encoder attention needs entity rows: toy/coordination-v0 has no layout"
     )
@@ -435,4 +440,4 @@ def test_options_that_leave_no_rows_are_refused_in_one_line(option):
     options = (option, "obs_timestep_number=true")
     config = MappoConfig(encoder="attention", num_envs=2, env_option=options)
     with pytest.raises(UsageError, match=f"attention needs entity rows: {option} leaves none"):
-        mappo.make_trainer(config)
+        Mappo(config)

@@ -8,9 +8,10 @@ import pytest
 from toy import TOY
 
 from baselines import cli
-from baselines.cli import COMMANDS, main
+from baselines.algorithms import ALGORITHMS
+from baselines.cli import TOOLS, main
 from baselines.errors import UsageError
-from baselines.experience.episodes import make_env
+from baselines.experience.battles import make_env
 
 
 def said_by(capsys, *arguments):
@@ -19,7 +20,7 @@ def said_by(capsys, *arguments):
     return status, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *ALGORITHMS, *TOOLS])
 def test_help_exits_zero_without_importing_torch(command_environment, command):
     code = (
         "import sys\nfrom baselines.cli import main\n"
@@ -97,7 +98,7 @@ def test_an_environment_that_cannot_be_made_is_one_line(monkeypatch, failure):
 
 
 def test_ctrl_c_exits_130_without_a_traceback(capsys, monkeypatch):
-    def interrupt(_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load", lambda _: interrupt)

@@ -187,7 +187,6 @@ def test_the_policy_names_its_distribution_and_discrete_actions_ignore_it():
         assert type(make_distribution(name, 3, None)) is Categorical
 
 
-
 @POLICIES
 @given(seed=SEEDS, rows=st.integers(1, 40), size=st.integers(1, 5))
 def test_seeds_computed_together_get_what_each_gets_alone(kind, seed, rows, size):

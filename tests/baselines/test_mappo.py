@@ -8,10 +8,11 @@ import torch
 from toy import TOY
 
 from baselines.config import MappoConfig
-from baselines.experience.collect import Clock, Collector, collect, each
-from baselines.experience.minibatches import select
+from baselines.experience.collect import Clock
 from baselines.learners import mappo
-from baselines.networks.network import Agent, gumbel_noise, masked_log_probs
+from baselines.learners.mappo import Mappo
+from baselines.networks.actor_critic import Agent, gumbel_noise
+from baselines.networks.network import masked_log_probs
 from baselines.networks.normalise import ValueNorm
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
@@ -24,37 +25,37 @@ def small(**changes):
 
 
 def rollout(config, seed=0):
-    """Return a trainer with its second rollout, and the actor's hidden state before it."""
-    trainer = mappo.make_trainer(dataclasses.replace(config, seed=seed))
-    env = trainer.env
-    agent = trainer.agent
+    """Return a learner with its second rollout, and the actor's hidden state before it."""
+    learner = Mappo(dataclasses.replace(config, seed=seed))
+    agent = learner.network
     # A head with gain 0.01 hides mistakes: make the policy and the values depend on the inputs.
     torch.nn.init.orthogonal_(agent.actor.head.weight, 1.0)
     shape = (config.num_steps, config.num_envs, agent.num_agents, agent.num_actions)
     for _ in range(2):
-        hidden = trainer.stream.hidden.clone()
-        noise = gumbel_noise(shape, trainer.generator)
-        values_hidden = trainer.critic_hidden
-        collector = Collector(env, trainer.stream, noise, trainer.buffer)
-        collect(each(agent.act), [collector], Clock())
-        _, trainer.critic_hidden = mappo.predict_values(agent, trainer.buffer, values_hidden)
-    trainer.critic_hidden = values_hidden
-    return trainer, hidden
+        hidden = learner.collector.hidden.clone()
+        noise = gumbel_noise(shape, learner.generator)
+        values_hidden = learner.critic_hidden
+        learner.collector.collect(agent.act, noise, Clock())
+        _, learner.critic_hidden = mappo.predict_values(agent, learner.buffer, values_hidden)
+    learner.critic_hidden = values_hidden
+    return learner, hidden
 
 
-def whole_batch(config, trainer, hidden):
-    agent, buffer = trainer.agent, trainer.buffer
-    values, _ = mappo.predict_values(agent, buffer, trainer.critic_hidden)
-    targets = mappo.make_targets(config, agent, buffer, values)
-    envs = torch.arange(config.num_envs)
-    return select(agent, buffer, envs, (hidden, trainer.critic_hidden), targets)
+def whole_batch(config, learner, hidden):
+    """Return the minibatch of all envs."""
+    agent, buffer = learner.network, learner.buffer
+    values, _ = mappo.predict_values(agent, buffer, learner.critic_hidden)
+    critic_hidden = learner.critic_hidden.unflatten(0, (-1, agent.num_values))
+    hidden = {"actor": hidden, "critic": critic_hidden}
+    batch = mappo.make_batch(config, agent, buffer, hidden, values)
+    return mappo.select(agent, batch, torch.arange(config.num_envs))
 
 
-def gradients(config, trainer, hidden):
-    trainer.agent.zero_grad()
-    total, _ = mappo.loss(trainer, whole_batch(config, trainer, hidden))
+def gradients(config, learner, hidden):
+    learner.network.zero_grad()
+    total, _ = learner.loss(whole_batch(config, learner, hidden))
     total.backward()
-    return {name: p.grad.clone() for name, p in trainer.agent.named_parameters()}
+    return {name: p.grad.clone() for name, p in learner.network.named_parameters()}
 
 
 def assert_same(first, second):
@@ -88,22 +89,22 @@ def test_masked_actions_are_never_sampled_and_legal_ones_at_their_probability():
 @CRITICS
 def test_dead_agents_obs_and_action_do_not_change_the_gradient(network, critic_input):
     config = small(network=network, critic_input=critic_input)
-    trainer, hidden = rollout(config)
-    before = gradients(config, trainer, hidden)
-    dead = ~trainer.buffer.alive
+    learner, hidden = rollout(config)
+    before = gradients(config, learner, hidden)
+    dead = ~learner.buffer.alive
     assert dead[:-1].any()
-    trainer.buffer.obs[dead] = 100 * torch.randn_like(trainer.buffer.obs[dead])
-    trainer.buffer.actions[dead[:-1]] = 2
-    trainer.buffer.log_probs[dead[:-1]] = -5.0
-    assert_same(before, gradients(config, trainer, hidden))
+    learner.buffer.obs[dead] = 100 * torch.randn_like(learner.buffer.obs[dead])
+    learner.buffer.actions[dead[:-1]] = 2
+    learner.buffer.log_probs[dead[:-1]] = -5.0
+    assert_same(before, gradients(config, learner, hidden))
 
 
 @NETWORKS
 def test_reset_rows_change_nothing(network):
     config = small(network=network, timeout_is_terminal=True)
-    trainer, hidden = rollout(config)
-    buffer = trainer.buffer
-    before = gradients(config, trainer, hidden)
+    learner, hidden = rollout(config)
+    buffer = learner.buffer
+    before = gradients(config, learner, hidden)
     reset = ~buffer.valid
     assert reset[1:-1].any()
     # With timeouts terminal, not even V(s_T) of a reset row is read.
@@ -114,15 +115,15 @@ def test_reset_rows_change_nothing(network):
     for tensor in (buffer.actions, buffer.log_probs, buffer.rewards):
         tensor[reset[:-1]] = 1
     buffer.rewards[reset[:-1]] = 1000.0
-    assert_same(before, gradients(config, trainer, hidden))
+    assert_same(before, gradients(config, learner, hidden))
 
 
 def test_reset_rows_are_not_counted():
-    trainer, _ = rollout(small())
-    before = int(trainer.buffer.valid[:-1].sum())
-    trainer = mappo.make_trainer(small())
-    mappo.iterate(trainer)
-    assert trainer.global_step == int(trainer.buffer.valid[:-1].sum()) < 6 * 20
+    learner, _ = rollout(small())
+    before = int(learner.buffer.valid[:-1].sum())
+    learner = Mappo(small())
+    learner.iterate()
+    assert learner.global_step == int(learner.buffer.valid[:-1].sum()) < 6 * 20
     assert before < 6 * 20
 
 
@@ -130,34 +131,28 @@ def test_reset_rows_are_not_counted():
 @CRITICS
 def test_ratio_is_one_on_the_first_minibatch(network, critic_input):
     config = small(network=network, critic_input=critic_input, agent_id=True)
-    trainer, hidden = rollout(config)
+    learner, hidden = rollout(config)
     if network == "gru":
         assert hidden.abs().max() > 0  # the sequence starts from a stored hidden state
-    batch = whole_batch(config, trainer, hidden)
-    actor, critic = trainer.agent.actor, trainer.agent.critic
-    logits, _ = actor.sequence(
-        batch.actor_inputs, batch.actor_hidden, batch.actor_keep, batch.live_rows
-    )
-    log_probs = masked_log_probs(logits, batch.action_mask)
+    batch = whole_batch(config, learner, hidden)
+    log_probs = mappo.run_actor(learner.network, batch)
     ratio = (log_probs.gather(-1, batch.actions[:, None])[:, 0] - batch.log_probs).exp()
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
-    values, _ = critic.sequence(
-        batch.critic_inputs, batch.critic_hidden, batch.critic_keep, batch.valid_rows
-    )
+    values = mappo.run_critic(learner.network, batch)
     torch.testing.assert_close(values[:, 0], batch.values, atol=1e-5, rtol=0)
 
 
 def test_critic_hidden_state_carries_over_between_rollouts():
     config = small(num_steps=40)
     long, _ = rollout(config)
-    agent, buffer = long.agent, long.buffer
+    agent, buffer = long.network, long.buffer
     whole, _ = mappo.predict_values(agent, buffer, long.critic_hidden)
     halves, hidden = [], long.critic_hidden
     for start in (0, 20):
         part = type("Part", (), {})()
         for name in ("obs", "state", "alive", "valid"):
             setattr(part, name, getattr(buffer, name)[start : start + 21])
-        part.keep = type(buffer).keep.__get__(part)
+        part.carry = type(buffer).carry.__get__(part)
         values, hidden = mappo.predict_values(agent, part, hidden)
         halves.append(values[:20])
     torch.testing.assert_close(torch.cat(halves), whole[:40], atol=1e-5, rtol=0)
@@ -187,10 +182,10 @@ def test_ippo_is_mappo_with_the_critic_input_replaced():
         )
     obs = torch.randn(4, 2, 1, 5)
     alive = torch.ones(4, 2, 1, dtype=torch.bool)
-    hidden, keep, rows = torch.zeros(2, 8), torch.ones(4, 2, 1), torch.arange(8)
+    hidden, carry, rows = torch.zeros(2, 8), torch.ones(4, 2, 1), torch.arange(8)
     values = [
         agent.critic.sequence(
-            agent.critic_inputs(obs, obs[..., 0, :], alive).flatten(1, 2), hidden, keep, rows
+            agent.critic_inputs(obs, obs[..., 0, :], alive).flatten(1, 2), hidden, carry, rows
         )[0]
         for agent in agents.values()
     ]
@@ -199,9 +194,9 @@ def test_ippo_is_mappo_with_the_critic_input_replaced():
 
 def test_advantages_are_normalised_over_live_entries_only():
     config = small()
-    trainer, hidden = rollout(config)
-    batch = whole_batch(config, trainer, hidden)
-    live = trainer.buffer.alive[:-1] & trainer.buffer.valid[:-1, :, None]
+    learner, hidden = rollout(config)
+    batch = whole_batch(config, learner, hidden)
+    live = learner.buffer.alive[:-1] & learner.buffer.valid[:-1, :, None]
     assert len(batch.advantages) == int(live.sum())
     assert float(batch.advantages.mean()) == pytest.approx(0, abs=1e-5)
     assert float(batch.advantages.std(correction=0)) == pytest.approx(1, abs=1e-3)
@@ -227,10 +222,10 @@ def test_the_toy_game_is_solved(network, critic_input, options, steps):
         num_minibatches=2,
         total_steps=steps,
     )
-    trainer = mappo.make_trainer(config)
-    first = mappo.iterate(trainer)
-    while trainer.global_step < steps:
-        last = mappo.iterate(trainer)
+    learner = Mappo(config)
+    first = learner.iterate()
+    while learner.global_step < steps:
+        last = learner.iterate()
     assert first["charts/win_rate"] < 0.5
     assert last["charts/win_rate"] > 0.9
 
@@ -243,13 +238,13 @@ def test_a_rollout_of_reset_rows_alone_changes_no_weight(value_norm_per_minibatc
         env_option=("episode_limit=1",),
         value_norm_per_minibatch=value_norm_per_minibatch,
     )
-    trainer = mappo.make_trainer(config)
-    assert "losses/policy_loss" in mappo.iterate(trainer)
-    before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
-    metrics = mappo.iterate(trainer)
-    assert trainer.global_step == 1
+    learner = Mappo(config)
+    assert "losses/policy_loss" in learner.iterate()
+    before = {name: value.clone() for name, value in learner.network.state_dict().items()}
+    metrics = learner.iterate()
+    assert learner.global_step == 1
     assert "losses/policy_loss" not in metrics
-    assert_same(before, trainer.agent.state_dict())
-    metrics = mappo.iterate(trainer)
+    assert_same(before, learner.network.state_dict())
+    metrics = learner.iterate()
     assert np.isfinite(list(metrics.values())).all()
-    assert all(value.isfinite().all() for value in trainer.agent.state_dict().values())
+    assert all(value.isfinite().all() for value in learner.network.state_dict().values())

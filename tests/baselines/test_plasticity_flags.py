@@ -1,6 +1,5 @@
-"""What `--probe`, `--pfo-*` and `--intervention` promise of PPO and MAPPO."""
+"""Promises of `--probe`, `--pfo-coef` and `--intervention` for PPO and MAPPO."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -9,14 +8,14 @@ import torch
 from torch import nn
 from toy import TOY
 
-from baselines.cli import main
+from baselines.cli import main, training_config
 from baselines.config import MappoConfig, PpoConfig
 from baselines.experience.collect import Clock
-from baselines.learners import mappo, ppo
-from baselines.learners.ppo_instruments import after_batch
-from baselines.learners.ppo_rollout import collect, make_batch, select
-from baselines.learners.ppo_trainer import make_trainer
-from ppo_plasticity.interventions import INTERVENTIONS
+from baselines.learners import ppo
+from baselines.learners.mappo import Mappo
+from baselines.learners.ppo import Ppo, select
+from baselines.runs import loop
+from ppo_plasticity.interventions import INTERVENTIONS, Interventions
 
 PFO = ppo.LOSSES.index("losses/pfo")
 SIZES = {"num_steps": 20, "hidden_size": 12, "num_minibatches": 2, "update_epochs": 2}
@@ -68,36 +67,35 @@ EACH = pytest.mark.parametrize("name", sorted(INTERVENTIONS))
 LEARNERS = pytest.mark.parametrize("learner", ["ppo", "mappo"])
 
 
-class Ppo:
+class SmallPpo:
     """One seed of PPO on CartPole, or several."""
 
     def __init__(self, **changes):
         fields = {"env": "CartPole-v1", "num_envs": 3, "learning_rate": 3e-3, **SIZES}
-        self.trainer = make_trainer(PpoConfig(**fields | changes))
+        self.group = Ppo(PpoConfig(**fields | changes))
 
     def iterate(self):
-        return ppo.iterate(self.trainer)[0]
+        return self.group.iterate()[0]
 
     def weights(self, network, seed=0):
-        return getattr(self.trainer.stack.agents[seed], network).state_dict()
+        return getattr(self.group.stack.agents[seed], network).state_dict()
 
 
-class Mappo:
+class SmallMappo:
     """MAPPO on the toy game."""
 
     def __init__(self, **changes):
         fields = {"env": TOY, "num_envs": 6, "num_threads": 1, "network": "mlp", **SIZES}
-        self.config = MappoConfig(**fields | changes)
-        self.trainer = mappo.make_trainer(self.config)
+        self.learner = Mappo(MappoConfig(**fields | changes))
 
     def iterate(self):
-        return mappo.iterate(self.trainer)
+        return self.learner.iterate()
 
     def weights(self, network):
-        return getattr(self.trainer.agent, network).state_dict()
+        return getattr(self.learner.network, network).state_dict()
 
 
-MAKE = {"ppo": Ppo, "mappo": Mappo}
+MAKE = {"ppo": SmallPpo, "mappo": SmallMappo}
 
 
 def copied(weights):
@@ -153,20 +151,27 @@ def test_measured_numbers_are_possible(learner):
 
 
 def test_the_first_minibatch_is_where_nothing_has_moved():
-    metrics = Ppo(probe=1).iterate()
+    metrics = SmallPpo(probe=1).iterate()
     assert metrics["first_minibatch/ratio"] == pytest.approx(1, abs=1e-5)
     assert metrics["first_minibatch/approx_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["last_minibatch/approx_kl"] > 1e-6
 
 
 def test_the_probe_measures_each_seed_as_if_alone():
-    together = Ppo(seeds=2, seed=4, probe=1).trainer
-    alone = [Ppo(seed=seed, probe=1) for seed in (4, 5)]
-    for found, one in zip(ppo.iterate(together), alone, strict=True):
-        assert str(timeless(found)) == str(timeless(one.iterate()))
+    together = SmallPpo(seeds=2, seed=4, probe=1).group
+    alone = [SmallPpo(seed=seed, probe=1) for seed in (4, 5)]
+    for found, run in zip(together.iterate(), alone, strict=True):
+        assert str(timeless(found)) == str(timeless(run.iterate()))
 
 
 # Proximal feature optimization
+
+
+def pfo(network="actor", **options):
+    """Return the interventions that hold a network, or both of them, with these options."""
+    prefix = "" if network == "both" else f"{network}."
+    listed = ",".join(f"{name}={value}" for name, value in options.items())
+    return (f"{prefix}pfo:{listed}",)
 
 
 @pytest.mark.parametrize("layers", ["last", "all"])
@@ -174,25 +179,37 @@ def test_the_probe_measures_each_seed_as_if_alone():
 def test_pfo_holds_the_preactivations(learner, layers):
     drifts = {}
     for coef in (0.0, 10.0):
-        one = MAKE[learner](probe=1, pfo_coef=coef, pfo_layers=layers)
-        metrics = [one.iterate() for _ in range(3)]
+        held = pfo(coef=coef, scope=layers) if coef else ()
+        run = MAKE[learner](probe=1, intervention=held)
+        metrics = [run.iterate() for _ in range(3)]
         kind = "preactivations" if layers == "last" else "all_preactivations"
         drifts[coef] = np.mean([line[f"drift/{kind}_l2/actor"] for line in metrics])
         assert all((line["losses/pfo"] > 0) == (coef > 0) for line in metrics)
     assert drifts[10.0] < 0.5 * drifts[0.0]
 
 
+def collect(group):
+    """Fill a group's rollout."""
+    group.collector.collect(group.stack.frozen("actor"), group.draw_noise(), Clock())
+
+
 def moved(**changes):
-    """Return a PPO trainer, a minibatch of its rollout, and weights that have moved since."""
-    trainer = Ppo(seeds=2, activation="relu", **changes).trainer
-    collect(trainer, Clock())
-    batch = make_batch(trainer)
+    """Return a group of PPO, a minibatch of its rollout, and weights that have moved since."""
+    group = SmallPpo(seeds=2, activation="relu", **changes).group
+    collect(group)
+    batch = group.make_batch()
     (minibatch,) = select(batch, torch.arange(60).expand(2, 1, 60))
-    assert (minibatch.weights == 0).any()
+    assert (minibatch.rows.weights == 0).any()
     generator = torch.Generator().manual_seed(0)
-    for block in trainer.stack.blocks.values():
+    for block in group.stack.blocks.values():
         block.flat.detach().add_(0.1 * torch.randn(block.flat.shape, generator=generator))
-    return trainer, minibatch
+    return group, minibatch
+
+
+def remove_interventions(group):
+    for networks in group.plasticity:
+        for plasticity in networks.values():
+            plasticity.hooks = Interventions()
 
 
 def hidden(network, obs):
@@ -204,9 +221,9 @@ def hidden(network, obs):
     return found[:-1]
 
 
-def gradients(trainer, minibatch):
-    total, parts = ppo.loss(trainer, minibatch, None)
-    names, leaves = zip(*trainer.stack.parameters.items(), strict=True)
+def gradients(group, minibatch):
+    total, parts = group.loss(minibatch)
+    names, leaves = zip(*group.stack.parameters.items(), strict=True)
     found = torch.autograd.grad(total, leaves, allow_unused=True)
     return parts, dict(zip(names, found, strict=True))
 
@@ -215,18 +232,18 @@ def gradients(trainer, minibatch):
 @pytest.mark.parametrize("layers", ["last", "all"])
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
 def test_pfos_gradient_is_that_of_its_definition(network, layers, distance):
-    options = {"pfo_network": network, "pfo_layers": layers, "pfo_distance": distance}
-    trainer, minibatch = moved(pfo_coef=3.0, **options)
-    parts, found = gradients(trainer, minibatch)
-    trainer.config = dataclasses.replace(trainer.config, pfo_coef=0.0)
-    _, plain = gradients(trainer, minibatch)
+    held = pfo(network, coef=3.0, scope=layers, distance=distance)
+    group, minibatch = moved(intervention=held)
+    parts, found = gradients(group, minibatch)
+    remove_interventions(group)
+    _, plain = gradients(group, minibatch)
     names = ("actor", "critic") if network == "both" else (network,)
-    for seed, agent in enumerate(trainer.stack.agents):
-        rows, term = minibatch.weights[seed] > 0, 0.0
+    for seed, agent in enumerate(group.stack.agents):
+        rows, term = minibatch.rows.weights[seed] > 0, 0.0
         for name in names:
             new = hidden(getattr(agent, name), minibatch.obs[seed][rows])
             new = torch.cat(new if layers == "all" else new[-1:], -1)
-            old = minibatch.preactivations[name][seed][rows]
+            old = minibatch.old[name].preactivations[seed][rows]
             if distance == "l2":
                 term = term + 3 * (new - old).square().mean()
             else:
@@ -241,30 +258,92 @@ def test_pfos_gradient_is_that_of_its_definition(network, layers, distance):
 
 
 def test_old_preactivations_are_those_of_the_policy_that_acted():
-    trainer = Ppo(seeds=2, pfo_coef=1.0, pfo_network="both", pfo_layers="all").trainer
-    collect(trainer, Clock())
-    batch = make_batch(trainer)
-    for seed, agent in enumerate(trainer.stack.agents):
+    group = SmallPpo(seeds=2, intervention=pfo("both", coef=1.0, scope="all")).group
+    collect(group)
+    batch = group.make_batch()
+    for seed, agent in enumerate(group.stack.agents):
         for name in ("actor", "critic"):
             wanted = torch.cat(hidden(getattr(agent, name), batch.obs[seed]), -1)
-            torch.testing.assert_close(batch.preactivations[name][seed], wanted)
+            torch.testing.assert_close(batch.old[name].preactivations[seed], wanted)
             assert wanted.shape[1] == 24
 
 
 def test_clip_mode_drops_rows_that_have_moved_too_far():
-    trainer, minibatch = moved(pfo_coef=1.0, pfo_mode="clip", ent_coef=0.0)
-    new = hidden(trainer.stack.agents[0].actor, minibatch.obs[0])[-1]
-    far = (new - minibatch.preactivations["actor"][0]).square().mean(-1) > 0.1
+    group, minibatch = moved(intervention=pfo(coef=1.0, mode="clip"), ent_coef=0.0)
+    columns, weights = minibatch.columns, minibatch.rows.weights
+    new = hidden(group.stack.agents[0].actor, minibatch.obs[0])[-1]
+    far = (new - minibatch.old["actor"].preactivations[0]).square().mean(-1) > 0.1
     assert far.any()
-    assert not far[minibatch.weights[0] > 0].all()
-    parts, _ = gradients(trainer, minibatch)
-    advantages = ppo.normalise(minibatch.advantages, minibatch.weights, "unbiased")[0]
-    outputs = trainer.stack.agents[0].actor(minibatch.obs[0])
-    log_ratio = trainer.distribution.log_prob(outputs, minibatch.raw_actions[0])
-    ratio = (log_ratio - minibatch.log_probs[0]).exp()
+    assert not far[weights[0] > 0].all()
+    parts, _ = gradients(group, minibatch)
+    advantages = ppo.normalise(columns.advantages, weights, "unbiased")[0]
+    outputs = group.stack.agents[0].actor(minibatch.obs[0])
+    log_ratio = group.distribution.log_prob(outputs, columns.raw_actions[0])
+    ratio = (log_ratio - columns.log_probs[0]).exp()
     gains = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
-    wanted = -(gains * minibatch.weights[0])[~far].sum()
+    wanted = -(gains * weights[0])[~far].sum()
     assert parts[0, 0].item() == pytest.approx(wanted.item(), abs=1e-6)
+
+
+@LEARNERS
+def test_pfo_by_its_short_flag_and_by_name_add_up(learner):
+    short, named = "--pfo-coef=1", "--intervention=actor.pfo:coef=2"
+    held = training_config(learner, [short, named]).intervention
+    both, alone = MAKE[learner](intervention=held), MAKE[learner](intervention=pfo(coef=3))
+    found, wanted = both.iterate()["losses/pfo"], alone.iterate()["losses/pfo"]
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert wanted > 0
+
+
+@LEARNERS
+def test_pfo_of_the_last_layer_and_of_all_layers_do_not_fit_together(learner, capsys):
+    env = "CartPole-v1" if learner == "ppo" else TOY
+    flags = ["--env", env, "--pfo-coef", "1", "--intervention", "actor.pfo:scope=all"]
+    assert main([learner, *flags]) == 2
+    assert capsys.readouterr().err == (
+        "baselines: --intervention: pre-activations are either of the last hidden layer or of all"
+        " layers\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("learner", "network"), [("ppo", "actor."), ("mappo", "actor."), ("qmix", ""), ("pqn", "")]
+)
+def test_pfo_coef_is_short_for_an_intervention(learner, network):
+    for flags in (["--pfo-coef", "2.5"], ["--pfo-coef=2.5"]):
+        assert training_config(learner, flags).intervention == (f"{network}pfo:coef=2.5",)
+    flags = ["--intervention", "redo", "--pfo-coef", "2.5", "--probe", "3"]
+    config = training_config(learner, flags)
+    assert config.intervention == ("redo", f"{network}pfo:coef=2.5")
+    assert config.probe == 3
+    for flags in (["--pfo-coef", "0"], ["--pfo-coef=0"], ["--pfo-coef", "0.0"], ["--pfo-coef=0.0"]):
+        assert training_config(learner, flags) == training_config(learner, [])
+
+
+@pytest.fixture(scope="module")
+def held_run(tmp_path_factory):
+    """Return the folder of a run of PPO with `--pfo-coef 2.5`."""
+    folder = str(tmp_path_factory.mktemp("held"))
+    flags = ["--env", "CartPole-v1", "--num-steps", "64", "--total-steps", "64"]
+    config = training_config("ppo", [*flags, "--pfo-coef", "2.5", "--runs-dir", folder])
+    ((path,), _) = loop.train("ppo", config)
+    return path
+
+
+@pytest.mark.parametrize("coef", ["2.5", "10"])
+def test_a_resumed_run_refuses_pfo_coef_and_keeps_what_it_was_started_with(held_run, capsys, coef):
+    resume = ["--resume", str(held_run)]
+    assert training_config("ppo", resume).intervention == ("actor.pfo:coef=2.5",)
+    assert main(["ppo", *resume, "--pfo-coef", coef]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the run was started with ('actor.pfo:coef=2.5',)" in said
+    assert "a resumed run may change only" in said
+
+
+def test_a_resumed_run_refuses_to_turn_pfo_off(held_run, capsys):
+    assert main(["ppo", "--resume", str(held_run), "--pfo-coef", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 # Interventions
@@ -273,17 +352,17 @@ def test_clip_mode_drops_rows_that_have_moved_too_far():
 @EACH
 def test_every_intervention_leaves_stacked_seeds_equal_to_lone_ones(name):
     text = (SOON.get(name, name),)
-    together = Ppo(seeds=2, seed=4, intervention=text)
-    alone = [Ppo(seed=seed, intervention=text) for seed in (4, 5)]
-    plain = Ppo(seed=4)
+    together = SmallPpo(seeds=2, seed=4, intervention=text)
+    alone = [SmallPpo(seed=seed, intervention=text) for seed in (4, 5)]
+    plain = SmallPpo(seed=4)
     for _ in range(3):
-        found = ppo.iterate(together.trainer)
-        for seed, one in enumerate(alone):
-            assert str(timeless(found[seed])) == str(timeless(one.iterate()))
+        found = together.group.iterate()
+        for seed, run in enumerate(alone):
+            assert str(timeless(found[seed])) == str(timeless(run.iterate()))
         plain.iterate()
     for network in ("actor", "critic"):
-        for seed, one in enumerate(alone):
-            assert same(together.weights(network, seed), one.weights(network))
+        for seed, run in enumerate(alone):
+            assert same(together.weights(network, seed), run.weights(network))
         weights = together.weights(network)
         assert all(value.isfinite().all() for value in weights.values())
         unlike = weights.keys() != plain.weights(network).keys()
@@ -294,15 +373,19 @@ def test_every_intervention_leaves_stacked_seeds_equal_to_lone_ones(name):
 def test_interventions_never_see_rows_that_only_reset(name):
     after = []
     for disturb in (False, True):
-        one = Ppo(seeds=2, intervention=(SOON.get(name, name),), probe=0)
-        collect(one.trainer, Clock())
-        reset = torch.from_numpy(~one.trainer.rollout.valid)
-        assert reset[:, 1:-1].any()
-        if disturb:
-            one.trainer.rollout.obs[:, :-1][reset] = 100.0
-        metrics = ppo.update(one.trainer, make_batch(one.trainer))
-        after_batch(one.trainer)
-        after.append((metrics, [copied(one.weights(n)) for n in ("actor", "critic")]))
+        learner = SmallPpo(seeds=2, intervention=(SOON.get(name, name),), probe=0)
+        rollout, play = learner.group.rollout, learner.group.collector.collect
+
+        def collect_and_disturb(*arguments, rollout=rollout, play=play, disturb=disturb):
+            play(*arguments)
+            reset = torch.from_numpy(~rollout.valid)
+            assert reset[:, 1:-1].any()
+            if disturb:
+                rollout.obs[:, :-1][reset] = 100.0
+
+        learner.group.collector.collect = collect_and_disturb
+        metrics = [timeless(seed) for seed in learner.group.iterate()]
+        after.append((metrics, [copied(learner.weights(n)) for n in ("actor", "critic")]))
     (metrics, weights), (others, changed) = after
     assert str(metrics) == str(others)
     assert all(map(same, weights, changed))
@@ -310,10 +393,10 @@ def test_interventions_never_see_rows_that_only_reset(name):
 
 @pytest.mark.parametrize("name", ["head_reset", "shrink_perturb"])
 def test_weights_are_drawn_anew_also_where_standard_deviations_follow_the_head(name):
-    one, plain = (Ppo(env="Pendulum-v1", intervention=text) for text in ((SOON[name],), ()))
-    for learner in (one, plain):
+    run, plain = (SmallPpo(env="Pendulum-v1", intervention=text) for text in ((SOON[name],), ()))
+    for learner in (run, plain):
         assert np.isfinite(list(learner.iterate().values())).all()
-    weights, others = one.weights("actor"), plain.weights("actor")
+    weights, others = run.weights("actor"), plain.weights("actor")
     assert not torch.equal(weights["4.weight"], others["4.weight"])
     kept = 0.8 if name == "shrink_perturb" else 1  # fresh ones are 0
     torch.testing.assert_close(weights["5.log_std"], kept * others["5.log_std"])
@@ -322,15 +405,15 @@ def test_weights_are_drawn_anew_also_where_standard_deviations_follow_the_head(n
 @pytest.mark.parametrize("network", ["gru", "mlp"])
 @EACH
 def test_every_intervention_runs_on_mappo(name, network):
-    one, plain = (
-        Mappo(network=network, intervention=text) for text in ((SOON.get(name, name),), ())
+    run, plain = (
+        SmallMappo(network=network, intervention=text) for text in ((SOON.get(name, name),), ())
     )
     for _ in range(2):
-        metrics = one.iterate()
+        metrics = run.iterate()
         plain.iterate()
         assert np.isfinite(list(metrics.values())).all()
     for part in ("actor", "critic"):
-        weights = one.weights(part)
+        weights = run.weights(part)
         assert all(value.isfinite().all() for value in weights.values())
         unlike = weights.keys() != plain.weights(part).keys()
         assert unlike or not same(weights, plain.weights(part))
@@ -340,23 +423,23 @@ def test_every_intervention_runs_on_mappo(name, network):
 @pytest.mark.parametrize("target", ["actor.", "critic.", ""])
 def test_a_named_network_alone_is_changed(learner, target):
     apart = {"clip_grad_apart": True} if learner == "ppo" else {}
-    one = MAKE[learner](intervention=(f"{target}redo:every=1,threshold=0.9",), **apart)
+    run = MAKE[learner](intervention=(f"{target}redo:every=1,threshold=0.9",), **apart)
     plain = MAKE[learner](**apart)
-    one.iterate()  # it acts after the last gradient step
+    run.iterate()  # it acts after the last gradient step
     plain.iterate()
     for network in ("actor", "critic"):
-        untouched = same(one.weights(network), plain.weights(network))
+        untouched = same(run.weights(network), plain.weights(network))
         assert untouched == (target not in ("", f"{network}."))
 
 
 @LEARNERS
 def test_two_interventions_add_up(learner):
-    one = MAKE[learner](intervention=("actor.l2:coef=0.5", "actor.l2_init:coef=0.25"))
+    run = MAKE[learner](intervention=("actor.l2:coef=0.5", "actor.l2_init:coef=0.25"))
     parts = [
         MAKE[learner](intervention=(text,)).iterate()["losses/interventions"]
         for text in ("actor.l2:coef=0.5", "actor.l2_init:coef=0.25")
     ]
-    assert one.iterate()["losses/interventions"] > max(parts) > 0
+    assert run.iterate()["losses/interventions"] > max(parts) > 0
 
 
 @LEARNERS
@@ -386,6 +469,10 @@ def test_bad_interventions_get_one_line_and_status_two(
 
 @LEARNERS
 def test_negative_weights_and_periods_are_refused(capsys, learner):
-    for flag, value in (("--probe", "-1"), ("--pfo-coef", "-0.5")):
-        assert main([learner, flag, value]) == 2
-        assert f"{flag} {value}: it must be at least 0" in capsys.readouterr().err
+    assert main([learner, "--probe", "-1"]) == 2
+    assert "--probe -1: it must be at least 0" in capsys.readouterr().err
+    assert main([learner, "--pfo-coef", "-0.5"]) == 2
+    assert capsys.readouterr().err == (
+        "baselines: --intervention actor.pfo:coef=-0.5: pfo: coef is '-0.5'"
+        " (allowed: a number from 0; default 1.0)\n"
+    )

@@ -13,22 +13,17 @@ import torch
 from pixels import CATCH
 from torch import nn
 
-from baselines.cli import main
+from baselines.cli import main, training_config
 from baselines.config import PpoConfig
 from baselines.errors import TrainingError
 from baselines.experience.collect import Clock
+from baselines.experience.rollout import Rollout
+from baselines.experience.rows import WeightedRows
 from baselines.learners import ppo
-from baselines.learners.ppo_rollout import (
-    Minibatch,
-    collect,
-    estimate_advantages,
-    make_batch,
-    select,
-)
-from baselines.learners.ppo_trainer import Rollout, env_seeds, make_trainer
+from baselines.learners.ppo import Columns, Minibatch, Ppo, estimate_advantages, select
+from baselines.learners.ppo_policy import env_seeds
 from baselines.networks.distributions import Categorical
-from baselines.profiles import profile_defaults
-from baselines.runs import checkpoints
+from baselines.runs import checkpoints, loop
 
 
 def small(**changes):
@@ -45,16 +40,21 @@ def small(**changes):
     return PpoConfig(**fields | changes)
 
 
+def collect(group):
+    """Fill a group's rollout."""
+    group.collector.collect(group.stack.frozen("actor"), group.draw_noise(), Clock())
+
+
 def rollout(config):
-    """Return a trainer with its first rollout, and a policy that depends on what it sees."""
-    trainer = make_trainer(config)
+    """Return a group with its first rollout, and a policy that depends on what it sees."""
+    group = Ppo(config)
     with torch.no_grad():  # a head with gain 0.01 hides mistakes
-        for agent in trainer.stack.agents:
+        for agent in group.stack.agents:
             for network in (agent.actor, agent.critic):
                 head = [layer for layer in network if isinstance(layer, nn.Linear)][-1]
                 head.weight.mul_(1.0 / head.weight.std())
-    collect(trainer, Clock())
-    return trainer
+    collect(group)
+    return group
 
 
 def rows_of(batch, pick):
@@ -67,13 +67,13 @@ def every_row(batch):
     return rows_of(batch, torch.arange(batch.obs.shape[1]))
 
 
-def gradients(trainer):
+def gradients(group):
     """Return the loss, its parts and the gradients on the whole rollout."""
-    for block in trainer.stack.blocks.values():
+    for block in group.stack.blocks.values():
         block.flat.grad.zero_()
-    total, parts = ppo.loss(trainer, every_row(make_batch(trainer)), None)
+    total, parts = group.loss(every_row(group.make_batch()))
     total.backward()
-    flats = [block.flat.grad.clone() for block in trainer.stack.blocks.values()]
+    flats = [block.flat.grad.clone() for block in group.stack.blocks.values()]
     return total.detach(), parts, flats
 
 
@@ -114,57 +114,57 @@ def test_advantages_by_hand(terminated, truncated, timeout_is_terminal, wanted):
 
 def test_the_rollout_is_what_the_environments_did():
     config = small(seeds=2, obs_norm="none", reward_norm="none")
-    trainer = make_trainer(config)
-    collect(trainer, Clock())
-    record = trainer.rollout
+    group = Ppo(config)
+    collect(group)
+    record = group.rollout
     seeds = env_seeds(config, [1, 2], 0)
     for index, seed in enumerate(seeds):
-        one, env = divmod(index, config.num_envs)
+        seed_index, env = divmod(index, config.num_envs)
         alone = gymnasium.make("CartPole-v1")
         obs, reset = alone.reset(seed=seed)[0], False
         for step in range(config.num_steps):
-            np.testing.assert_array_equal(record.obs[one, step, env], obs)
-            assert record.valid[one, step, env] != reset
+            np.testing.assert_array_equal(record.obs[seed_index, step, env], obs)
+            assert record.valid[seed_index, step, env] != reset
             if reset:
-                assert record.rewards[one, step, env] == 0
+                assert record.rewards[seed_index, step, env] == 0
                 obs, reset = alone.reset()[0], False
                 continue
-            action = int(record.raw_actions[one, step, env, 0])
+            action = int(record.raw_actions[seed_index, step, env, 0])
             obs, reward, terminated, _, _ = alone.step(action)
-            assert record.rewards[one, step, env] == reward
-            assert record.terminated[one, step, env] == terminated
+            assert record.rewards[seed_index, step, env] == reward
+            assert record.terminated[seed_index, step, env] == terminated
             reset = terminated
-        np.testing.assert_array_equal(record.obs[one, -1, env], obs)
+        np.testing.assert_array_equal(record.obs[seed_index, -1, env], obs)
     assert (~record.valid).any()
 
 
 @pytest.mark.parametrize("norm_adv", ["none", "unbiased", "biased"])
 def test_reset_rows_change_nothing(norm_adv):
-    trainer = rollout(small(seeds=2, norm_adv=norm_adv))
-    before = gradients(trainer)
-    reset = ~trainer.rollout.valid
+    group = rollout(small(seeds=2, norm_adv=norm_adv))
+    before = gradients(group)
+    reset = ~group.rollout.valid
     assert reset[:, 1:-1].any()
     rows = torch.from_numpy(reset)
-    trainer.rollout.obs[:, :-1][rows] = 100.0  # CartPole terminates: not even V(s_T) is read
-    trainer.rollout.raw_actions[rows] = 1 - trainer.rollout.raw_actions[rows]
-    trainer.rollout.rewards[reset] = 1000.0
-    after = gradients(trainer)
+    group.rollout.obs[:, :-1][rows] = 100.0  # CartPole terminates: not even V(s_T) is read
+    group.rollout.raw_actions[rows] = 1 - group.rollout.raw_actions[rows]
+    group.rollout.rewards[reset] = 1000.0
+    after = gradients(group)
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert all(map(torch.equal, before[2], after[2]))
 
 
 def test_steps_that_only_reset_are_not_counted():
-    trainer = make_trainer(small(seeds=2))
-    ppo.iterate(trainer)
-    np.testing.assert_array_equal(trainer.global_steps, trainer.rollout.valid.sum((1, 2)))
-    assert (trainer.global_steps < 3 * 40).all()
+    group = Ppo(small(seeds=2))
+    group.iterate()
+    np.testing.assert_array_equal(group.global_steps, group.rollout.valid.sum((1, 2)))
+    assert (group.global_steps < 3 * 40).all()
 
 
 def test_logged_returns_are_the_environments_own():
-    trainer = make_trainer(small(reward_norm="running", num_steps=100))
+    group = Ppo(small(reward_norm="running", num_steps=100))
     for _ in range(2):
-        metrics = ppo.iterate(trainer)[0]
+        metrics = group.iterate()[0]
         assert metrics["charts/episodes"] > 0
         assert metrics["charts/episodic_return"] == metrics["charts/episodic_length"]  # 1 a step
         assert metrics["charts/episodic_return_max"] >= metrics["charts/episodic_return"]
@@ -186,8 +186,8 @@ def test_logged_returns_are_the_environments_own():
 def test_ratio_is_one_and_the_policy_loss_zero_before_the_first_step(env, changes):
     if env == "Hopper-v5":
         pytest.importorskip("mujoco")
-    trainer = rollout(small(env=env, seeds=2, source="gymnasium", **changes))
-    _, parts, _ = gradients(trainer)
+    group = rollout(small(env=env, seeds=2, source="gymnasium", **changes))
+    _, parts, _ = gradients(group)
     policy, _, _, kl, clipped, ratio, *_ = parts.T
     torch.testing.assert_close(ratio, torch.ones(2), atol=1e-5, rtol=0)
     for part in (policy, kl, clipped):  # normalised advantages have mean 0
@@ -195,14 +195,33 @@ def test_ratio_is_one_and_the_policy_loss_zero_before_the_first_step(env, change
 
 
 def minibatch(**columns):
-    """Return a minibatch of one seed; rows weigh the same unless weights are given."""
+    """Return a minibatch of one seed, whose rows all count."""
     rows = len(next(iter(columns.values())))
-    filled = {
-        field.name: columns.get(field.name, [0.0] * rows) for field in dataclasses.fields(Minibatch)
-    }
-    filled |= {"weights": columns.get("weights", [1 / rows] * rows), "outputs": {}, "obs": [0.0]}
-    filled = {k: torch.tensor(v)[None] if isinstance(v, list) else v for k, v in filled.items()}
-    return Minibatch(**filled | {"preactivations": {}})
+    columns = {"raw_actions": [[0.0]] * rows, "valid": [1.0] * rows} | columns
+    filled = {name: columns.get(name, [0.0] * rows) for name in Columns._fields}
+    filled = {name: torch.tensor(values)[None] for name, values in filled.items()}
+    return Minibatch(torch.zeros(1, rows, 1), Columns(**filled), WeightedRows(filled["valid"]), {})
+
+
+class Fixed:
+    """A stack of networks that return the same outputs whatever they see, and have no layers."""
+
+    def __init__(self, **outputs):
+        self.outputs = outputs
+
+    def forward(self, network, obs):
+        return self.outputs[network], []
+
+
+def loss_of(minibatch, actor=None, critic=None, **changes):
+    """Return the parts of the loss of one seed whose networks return these outputs."""
+    group = Ppo(small(**changes))
+    rows = minibatch.obs.shape[1]
+    actor = torch.zeros(1, rows, 2) if actor is None else actor
+    critic = torch.zeros(1, rows, 1) if critic is None else critic
+    group.stack, group.distribution = Fixed(actor=actor, critic=critic), Categorical(2)
+    _, parts = group.loss(minibatch)
+    return dict(zip(ppo.LOSSES, parts[0].tolist(), strict=False))
 
 
 def ratios_of(ratios, advantages, **changes):
@@ -210,11 +229,10 @@ def ratios_of(ratios, advantages, **changes):
     old = torch.full((len(ratios),), 0.3)
     new = old * torch.tensor(ratios)
     outputs = torch.stack([new, 1 - new], -1).log()[None]
-    batch = minibatch(advantages=advantages, log_probs=old.log().tolist())
-    batch.raw_actions = torch.zeros(1, len(ratios), 1)
-    config = small(norm_adv="none", **changes)
-    policy, parts = ppo.policy_loss(config, Categorical(2), batch, outputs, batch.weights)
-    return [float(part) for part in (policy, *parts)]
+    rows = minibatch(advantages=advantages, log_probs=old.log().tolist())
+    parts = loss_of(rows, actor=outputs, norm_adv="none", **changes)
+    names = ("policy_loss", "approx_kl", "clipfrac", "ratio")
+    return [parts[f"losses/{name}"] for name in names]
 
 
 def test_policy_loss_by_hand():
@@ -239,11 +257,11 @@ def test_log_ratios_are_bounded_where_asked():
     ("clip_vloss", "wanted"), [(False, (1 + 25 + 0.25) / 6), (True, (1.69 + 25 + 0.25) / 6)]
 )
 def test_value_loss_by_hand(clip_vloss, wanted):
-    batch = minibatch(values=[1.5, 1.0, 2.0], returns=[0.0, 0.0, 2.5])
-    values = torch.tensor([[1.0, 5.0, 2.0]])
+    rows = minibatch(values=[1.5, 1.0, 2.0], returns=[0.0, 0.0, 2.5])
+    values = torch.tensor([[1.0, 5.0, 2.0]]).unsqueeze(-1)  # (seeds, rows, 1)
     # Clipped to 0.2 around the old values they are 1.3, 1.2 and 2.
-    config = small(clip_vloss=clip_vloss, clip_coef=0.2)
-    assert float(ppo.value_loss(config, batch, values, batch.weights)) == pytest.approx(wanted)
+    parts = loss_of(rows, critic=values, clip_vloss=clip_vloss, clip_coef=0.2)
+    assert parts["losses/value_loss"] == pytest.approx(wanted)
 
 
 def test_advantages_are_normalised_over_the_rows_that_count():
@@ -265,8 +283,8 @@ def test_advantages_are_normalised_over_the_rows_that_count():
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
-    trainer = rollout(small(seeds=2, ent_coef=0.3, vf_coef=0.7))
-    total, parts, _ = gradients(trainer)
+    group = rollout(small(seeds=2, ent_coef=0.3, vf_coef=0.7))
+    total, parts, _ = gradients(group)
     policy, value, entropy, *_, pfo, extra = parts.T
     assert float(total) == pytest.approx(float((policy - 0.3 * entropy + 0.7 * value).sum()))
     assert (pfo == 0).all()
@@ -294,13 +312,13 @@ def by_hand(agent, shared_twice):
 def test_gradient_steps_are_those_of_plain_torch(shared, twice):
     """With a shared trunk the published code clips and steps it twice, the fixed one once."""
     config = small(shared_trunk=shared, step_trunk_twice=twice, clip_grad_apart=twice)
-    trainer = rollout(config)
-    agent, groups = by_hand(trainer.stack.agents[0], twice)
-    batch = make_batch(trainer)
+    group = rollout(config)
+    agent, groups = by_hand(group.stack.agents[0], twice)
+    batch = group.make_batch()
     for index in range(3):
-        total, _ = ppo.loss(trainer, rows_of(batch, torch.arange(index, 100, 3)), None)
+        total, _ = group.loss(rows_of(batch, torch.arange(index, 100, 3)))
         names = [name for name, _ in agent.named_parameters()]
-        leaves = [trainer.stack.parameters[name] for name in names]
+        leaves = [group.stack.parameters[name] for name in names]
         found = torch.autograd.grad(total, leaves, retain_graph=True)
         for (_, parameter), gradient in zip(agent.named_parameters(), found, strict=True):
             parameter.grad = gradient[0].clone()
@@ -308,32 +326,32 @@ def test_gradient_steps_are_those_of_plain_torch(shared, twice):
             math.sqrt(sum(float(p.grad.square().sum()) for p in network.parameters()))
             for network in (agent.actor, agent.critic)
         ]
-        norms = ppo.gradient_step(trainer, total)
+        norms = group.step(total)
         np.testing.assert_allclose(norms[0], wanted, rtol=1e-5)
-        for group, _ in groups:
-            nn.utils.clip_grad_norm_(group, config.max_grad_norm)
+        for parameters, _ in groups:
+            nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         for _, adam in groups:
             adam.step()
         for name, parameter in agent.named_parameters():
             torch.testing.assert_close(
-                trainer.stack.parameters[name][0], parameter, atol=1e-6, rtol=1e-5
+                group.stack.parameters[name][0], parameter, atol=1e-6, rtol=1e-5
             )
 
 
 def test_the_learning_rate_falls_to_zero():
     config = small(total_steps=4 * 120, learning_rate=8e-4)
-    trainer = make_trainer(config)
-    rates = [ppo.iterate(trainer)[0]["charts/learning_rate"] for _ in range(4)]
+    group = Ppo(config)
+    rates = [group.iterate()[0]["charts/learning_rate"] for _ in range(4)]
     assert rates == pytest.approx([8e-4, 6e-4, 4e-4, 2e-4])
-    trainer = make_trainer(dataclasses.replace(config, anneal_lr=False))
-    assert [ppo.iterate(trainer)[0]["charts/learning_rate"] for _ in range(2)] == [8e-4, 8e-4]
+    group = Ppo(dataclasses.replace(config, anneal_lr=False))
+    assert [group.iterate()[0]["charts/learning_rate"] for _ in range(2)] == [8e-4, 8e-4]
 
 
 def test_updates_end_when_the_policy_has_moved_too_far():
     steps = {}
     for target_kl in (0.0, 1e-6, 1e9):
-        trainer = make_trainer(small(target_kl=target_kl, learning_rate=1e-2))
-        steps[target_kl] = ppo.iterate(trainer)[0]["losses/updates"]
+        group = Ppo(small(target_kl=target_kl, learning_rate=1e-2))
+        steps[target_kl] = group.iterate()[0]["losses/updates"]
     assert steps == {0.0: 4, 1e9: 4, 1e-6: 2}  # on the first minibatch nothing has moved yet
 
 
@@ -351,11 +369,11 @@ def read(path):
 
 
 def assert_same_run(first, second):
-    (lines, one), (others, two) = read(first), read(second)
+    (lines, left), (others, right) = read(first), read(second)
     assert json.dumps(lines) == json.dumps(others)  # NaN equals NaN as text
-    assert one.weights.keys() == two.weights.keys()
-    for name, value in one.weights.items():
-        assert torch.equal(value, two.weights[name]), name
+    assert left.weights.keys() == right.weights.keys()
+    for name, value in left.weights.items():
+        assert torch.equal(value, right.weights[name]), name
 
 
 RUNS = {
@@ -365,7 +383,7 @@ RUNS = {
     "shared_trunk": {"shared_trunk": True, "step_trunk_twice": True},
     "hopper": {"env": "Hopper-v5", "source": "gymnasium"},
     "hopper_paper": {
-        **profile_defaults("ppo", ["--profile", "paper"]).__dict__,
+        **training_config("ppo", ["--profile", "paper"]).__dict__,
         **{"num_steps": 48, "num_minibatches": 3, "update_epochs": 2, "probe": 2, "snapshots": 0},
     },
     "pixels": {
@@ -384,29 +402,29 @@ def test_stacked_seeds_write_the_runs_that_each_would_write_alone(changes, tmp_p
     config = dataclasses.replace(config, seed=5, seeds=3)
     rows = config.num_envs * config.num_steps
     config = dataclasses.replace(config, total_steps=4 * rows)
-    paths, stopped = ppo.train(config)
+    paths, stopped = loop.train("ppo", config)
     assert stopped is None
     assert [path.name for path in paths] == ["seed5", "seed6", "seed7"]
     for path, seed in zip(paths, (5, 6, 7), strict=True):
         if seed == 6 and "probe" not in changes:
             continue  # the first and the last tell as much
-        (alone,), _ = ppo.train(dataclasses.replace(config, seed=seed, seeds=1))
+        (alone,), _ = loop.train("ppo", dataclasses.replace(config, seed=seed, seeds=1))
         assert_same_run(path, alone)
         assert len(read(path)[0]) == 4
 
 
 def test_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
     config = small(total_steps=500, runs_dir=str(tmp_path))
-    (first,), _ = ppo.train(config)
-    (second,), _ = ppo.train(config)
-    (other,), _ = ppo.train(dataclasses.replace(config, seed=2))
+    (first,), _ = loop.train("ppo", config)
+    (second,), _ = loop.train("ppo", config)
+    (other,), _ = loop.train("ppo", dataclasses.replace(config, seed=2))
     assert_same_run(first, second)
     assert read(first)[0] != read(other)[0]
 
 
 def test_a_run_tells_what_ran_and_its_metrics_have_the_documented_names(tmp_path):
     config = small(total_steps=500, runs_dir=str(tmp_path))
-    (path,), _ = ppo.train(config)
+    (path,), _ = loop.train("ppo", config)
     record = json.loads((path / "config.json").read_text())
     assert record["algorithm"] == "ppo"
     assert record["environment"]["id"] == "CartPole-v1"
@@ -426,7 +444,7 @@ def test_a_run_tells_what_ran_and_its_metrics_have_the_documented_names(tmp_path
 
 def test_snapshots_are_spread_evenly_from_first_to_last(tmp_path):
     config = small(total_steps=8 * 120, snapshots=5, seeds=2, runs_dir=str(tmp_path))
-    paths, _ = ppo.train(config)
+    paths, _ = loop.train("ppo", config)
     for path in paths:
         files = sorted((path / "snapshots").iterdir())
         steps = [0] + [line["global_step"] for line in read(path)[0]]
@@ -473,7 +491,7 @@ def test_losses_that_are_no_numbers_end_the_run_in_one_line(tmp_path, capsys, se
         runs_dir=str(tmp_path),
     )
     with pytest.raises(TrainingError) as caught:
-        ppo.train(config)
+        loop.train("ppo", config)
     said = str(caught.value)
     assert said.startswith("seed 7: losses/")
     assert "is nan in iteration 2;" in said
@@ -492,20 +510,20 @@ def test_the_command_answers_a_broken_run_in_one_line(tmp_path, capsys, monkeypa
 # Learning
 
 
-def returns(trainer, last):
+def returns(group, last):
     """Train to the end; return the mean return of episodes that ended in the last iterations."""
     ended = []
-    for iteration in range(ppo.num_iterations(trainer.config)):
-        ppo.iterate(trainer)
-        if iteration >= ppo.num_iterations(trainer.config) - last:
-            ended += [episode[1] for episode in trainer.stream.ended]
+    for iteration in range(ppo.num_iterations(group.config)):
+        group.iterate()
+        if iteration >= ppo.num_iterations(group.config) - last:
+            ended += [episode[1] for episode in group.collector.ended]
     return float(np.mean(ended))
 
 
 def test_cartpole_is_solved():
-    config = profile_defaults("ppo", ["--profile", "fast", "--env", "CartPole-v1"])
-    trainer = make_trainer(dataclasses.replace(config, total_steps=50_000))
-    assert returns(trainer, last=10) >= 475
+    config = training_config("ppo", ["--profile", "fast", "--env", "CartPole-v1"])
+    group = Ppo(dataclasses.replace(config, total_steps=50_000))
+    assert returns(group, last=10) >= 475
 
 
 @pytest.mark.slow
@@ -524,7 +542,7 @@ def test_a_game_on_pixels_is_learnt():
         reward_norm="none",
         total_steps=25_000,
     )
-    assert returns(make_trainer(config), last=5) >= 0.85  # random play earns -0.4, perfect play 1
+    assert returns(Ppo(config), last=5) >= 0.85  # random play earns -0.4, perfect play 1
 
 
 @pytest.mark.slow
@@ -533,13 +551,13 @@ def test_atari_runs_as_in_the_paper(tmp_path, game, num_actions):
     pytest.importorskip("ale_py")
     flags = ["--profile", "paper", "--env", f"ALE/{game}-v5"]
     config = dataclasses.replace(
-        profile_defaults("ppo", flags),
+        training_config("ppo", flags),
         total_steps=2048,
         probe=1,
         snapshots=2,
         runs_dir=str(tmp_path),
     )
-    (path,), _ = ppo.train(config)
+    (path,), _ = loop.train("ppo", config)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [line["global_step"] for line in lines] == [1024, 2048]
     assert len(list((path / "snapshots").iterdir())) == 2

@@ -8,8 +8,7 @@ import pytest
 from baselines.cli import main, resumed_config
 from baselines.config import PpoConfig
 from baselines.evaluation import find
-from baselines.learners import ppo
-from baselines.runs import checkpoints
+from baselines.runs import checkpoints, loop
 
 
 def config(folder, **changes):
@@ -33,7 +32,7 @@ def config(folder, **changes):
 
 def resume(path, *arguments):
     flags = ["--resume", str(path), *arguments]
-    return ppo.train(resumed_config("ppo", PpoConfig, str(path), flags))
+    return loop.train("ppo", resumed_config("ppo", str(path), flags))
 
 
 def steps(run):
@@ -52,7 +51,7 @@ def keep_first_checkpoints(run, count):
 
 
 def test_a_resumed_run_ends_where_it_should_and_counts_no_step_twice(tmp_path):
-    (run,), _ = ppo.train(config(tmp_path, intervention=("l2_init",), probe=2))
+    (run,), _ = loop.train("ppo", config(tmp_path, intervention=("l2_init",), probe=2))
     keep_first_checkpoints(run, 3)
     resume(run)
     assert iteration(run) == 10
@@ -61,7 +60,7 @@ def test_a_resumed_run_ends_where_it_should_and_counts_no_step_twice(tmp_path):
 
 
 def test_snapshots_of_the_time_after_the_checkpoint_are_dropped(tmp_path):
-    (run,), _ = ppo.train(config(tmp_path))
+    (run,), _ = loop.train("ppo", config(tmp_path))
     keep_first_checkpoints(run, 2)
     resume(run)
     kept = [int(path.stem[5:]) for path in sorted((run / "snapshots").iterdir())]
@@ -70,7 +69,7 @@ def test_snapshots_of_the_time_after_the_checkpoint_are_dropped(tmp_path):
 
 
 def test_a_group_goes_on_from_the_latest_iteration_that_all_its_seeds_have(tmp_path):
-    runs, _ = ppo.train(config(tmp_path, seeds=3))
+    runs, _ = loop.train("ppo", config(tmp_path, seeds=3))
     keep_first_checkpoints(runs[1], 2)  # as if killed between two saves
     keep_first_checkpoints(runs[2], 3)
     resume(runs[0].parent)
@@ -80,7 +79,7 @@ def test_a_group_goes_on_from_the_latest_iteration_that_all_its_seeds_have(tmp_p
 
 
 def test_a_seed_of_a_group_can_go_on_alone_and_keeps_its_seed(tmp_path):
-    runs, _ = ppo.train(config(tmp_path, seed=10, seeds=2))
+    runs, _ = loop.train("ppo", config(tmp_path, seed=10, seeds=2))
     resume(runs[1], "--total-steps", "768")
     assert iteration(runs[1]) == 12
     assert iteration(runs[0]) == 10
@@ -88,7 +87,7 @@ def test_a_seed_of_a_group_can_go_on_alone_and_keeps_its_seed(tmp_path):
 
 
 def test_a_group_that_lacks_a_seed_is_refused(tmp_path, capsys):
-    runs, _ = ppo.train(config(tmp_path, seed=10, seeds=3, snapshots=0))
+    runs, _ = loop.train("ppo", config(tmp_path, seed=10, seeds=3, snapshots=0))
     shutil.rmtree(runs[1])
     capsys.readouterr()
     assert main(["ppo", "--resume", str(runs[0].parent)]) == 2
@@ -96,6 +95,6 @@ def test_a_group_that_lacks_a_seed_is_refused(tmp_path, capsys):
 
 
 def test_evaluating_a_group_names_its_runs(tmp_path):
-    runs, _ = ppo.train(config(tmp_path, seeds=2, snapshots=0, total_steps=64))
+    runs, _ = loop.train("ppo", config(tmp_path, seeds=2, snapshots=0, total_steps=64))
     with pytest.raises(ValueError, match="a group of runs; name one of its folders: seed1, seed2"):
         find(runs[0].parent)

@@ -11,12 +11,12 @@ from baselines.learners.ppo_stack import (
     Block,
     SeedHandle,
     Stack,
+    block_tests,
     clip_gradients,
     joint_norm,
-    stacked_linear,
 )
-from baselines.learners.ppo_trainer import block_tests, network_blocks
-from baselines.networks.network import ActorCritic, AppendLogStd, hidden_layers
+from baselines.networks.single_agent import ActorCritic, AppendLogStd, hidden_layers
+from baselines.networks.stacked import stacked_linear
 from ppo_plasticity.interventions.structure import CReLU, InjectedHead
 
 PIXELS = (2, 36, 36)  # the smallest square that NatureCNN can see
@@ -64,7 +64,7 @@ EACH = pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
 
 
 def agents(build, seeds, *, shared=False):
-    """Return one agent a seed, whose weights depend on nothing but the seed."""
+    """Return one agent per seed, whose weights depend on nothing but the seed."""
     made = []
     for seed in seeds:
         torch.manual_seed(seed)
@@ -95,24 +95,24 @@ def inputs(build, seeds, rows=6):
     return torch.stack(drawn)
 
 
-def squares(one, obs):
+def squares(group, obs):
     """Return a scalar that depends on every output of a stack."""
-    return sum((one.forward(name, obs)[0] - 1).square().sum() for name in ("actor", "critic"))
+    return sum((group.forward(name, obs)[0] - 1).square().sum() for name in ("actor", "critic"))
 
 
 @EACH
 def test_each_seed_computes_what_its_own_module_computes(build):
     seeds = (3, 4) if build is nature else (3, 4, 5)
     obs, alone = inputs(build, seeds), agents(build, seeds)
-    one = stack(build, seeds)
-    squares(one, obs).backward()
+    group = stack(build, seeds)
+    squares(group, obs).backward()
     for seed, agent in enumerate(alone):
         for name in ("actor", "critic"):
             wanted = getattr(agent, name)(obs[seed])
-            torch.testing.assert_close(one.forward(name, obs)[0][seed], wanted)
+            torch.testing.assert_close(group.forward(name, obs)[0][seed], wanted)
             (wanted - 1).square().sum().backward()
         for name, parameter in agent.named_parameters():
-            found = one.parameters[name].grad[seed]
+            found = group.parameters[name].grad[seed]
             wanted = torch.zeros_like(found) if parameter.grad is None else parameter.grad
             torch.testing.assert_close(found, wanted, msg=name)
 
@@ -120,11 +120,11 @@ def test_each_seed_computes_what_its_own_module_computes(build):
 @EACH
 def test_preactivations_are_what_the_hidden_layers_return(build):
     seeds = (3, 4)
-    one, obs = stack(build, seeds), inputs(build, seeds)
-    _, found = one.forward("actor", obs)
+    group, obs = stack(build, seeds), inputs(build, seeds)
+    _, found = group.forward("actor", obs)
     for seed in range(2):
         wanted, x = [], obs[seed]
-        for layer in one.agents[seed].actor:
+        for layer in group.agents[seed].actor:
             x = layer(x)
             wanted += [x] if isinstance(layer, nn.Linear | nn.Conv2d) else []
         assert len(found) == len(wanted) - 1
@@ -133,41 +133,41 @@ def test_preactivations_are_what_the_hidden_layers_return(build):
 
 
 def test_an_injected_head_works_on_in_the_stack():
-    one, obs = stack(injected, (3, 4)), inputs(injected, (3, 4))
-    before = one.forward("actor", obs)[0]
-    one.agents[1].actor[-1].inject(torch.Generator().manual_seed(0))
-    after = one.forward("actor", obs)[0]
+    group, obs = stack(injected, (3, 4)), inputs(injected, (3, 4))
+    before = group.forward("actor", obs)[0]
+    group.agents[1].actor[-1].inject(torch.Generator().manual_seed(0))
+    after = group.forward("actor", obs)[0]
     assert torch.equal(before[0], after[0])
     torch.testing.assert_close(before, after)
-    squares(one, obs).backward()
+    squares(group, obs).backward()
     name = "actor.2.new_weight"
-    assert one.parameters[name].grad[0].abs().max() == 0
-    assert one.parameters[name].grad[1].abs().max() > 0
+    assert group.parameters[name].grad[0].abs().max() == 0
+    assert group.parameters[name].grad[1].abs().max() > 0
 
 
 @EACH
 def test_module_and_stack_see_each_others_changes(build):
-    one = stack(build, (3, 4))
+    group = stack(build, (3, 4))
     with torch.no_grad():
-        for name, parameter in one.agents[1].named_parameters():
+        for name, parameter in group.agents[1].named_parameters():
             parameter.fill_(7.0)
-            assert (one.parameters[name][1] == 7).all()
-            assert not (one.parameters[name][0] == 7).all()
-            one.parameters[name][1] = 3.0
+            assert (group.parameters[name][1] == 7).all()
+            assert not (group.parameters[name][0] == 7).all()
+            group.parameters[name][1] = 3.0
             assert (parameter == 3).all()
-    for block in one.blocks.values():
+    for block in group.blocks.values():
         block.flat.detach()[0] = 2.0
-    assert all((parameter == 2).all() for parameter in one.agents[0].parameters())
-    assert all((parameter == 3).all() for parameter in one.agents[1].parameters())
+    assert all((parameter == 2).all() for parameter in group.agents[0].parameters())
+    assert all((parameter == 3).all() for parameter in group.agents[1].parameters())
 
 
 def test_every_parameter_lies_in_one_block_once():
-    one = stack(mlp("tanh"), (3, 4))
-    assert set(one.blocks) == {"actor", "critic"}
+    group = stack(mlp("tanh"), (3, 4))
+    assert set(group.blocks) == {"actor", "critic"}
     numbers = sum(
-        leaf[0].numel() for block in one.blocks.values() for leaf in block.parameters.values()
+        leaf[0].numel() for block in group.blocks.values() for leaf in block.parameters.values()
     )
-    assert numbers == sum(parameter.numel() for parameter in one.agents[0].parameters())
+    assert numbers == sum(parameter.numel() for parameter in group.agents[0].parameters())
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8])
@@ -187,18 +187,18 @@ def test_acting_rounds_as_a_lone_seed_does_and_sees_changed_weights(build, rows)
             assert torch.equal(alone.frozen("actor")(obs[index : index + 1])[0], found[index])
 
 
-def optimizer(one):
-    return torch.optim.Adam([b.flat for b in one.blocks.values()], lr=1e-2, fused=True)
+def optimizer(group):
+    return torch.optim.Adam([b.flat for b in group.blocks.values()], lr=1e-2, fused=True)
 
 
-def train(one, obs, steps=20):
+def train(group, obs, steps=20):
     """Take clipped Adam steps; return the norms before clipping, (steps, blocks, seeds)."""
-    adam, norms = optimizer(one), []
+    adam, norms = optimizer(group), []
     for _ in range(steps):
-        for block in one.blocks.values():
+        for block in group.blocks.values():
             block.flat.grad.zero_()
-        squares(one, obs).backward()
-        norms.append(clip_gradients(list(one.blocks.values()), 0.5))
+        squares(group, obs).backward()
+        norms.append(clip_gradients(list(group.blocks.values()), 0.5))
         adam.step()
     return torch.stack(norms)
 
@@ -213,7 +213,9 @@ def test_a_layer_of_any_size_rounds_as_a_lone_one_does_bit_for_bit(rows, feature
     for seeds in (slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3)):
         own = [torch.empty(0)] * 3
         for index, tensor in enumerate(together):
-            block = Block([{"p": nn.Parameter(one)} for one in tensor[seeds]])  # padded, as in use
+            block = Block(
+                [{"p": nn.Parameter(value)} for value in tensor[seeds]]
+            )  # padded, as in use
             own[index] = block.parameters["p"] if index else tensor[seeds].clone().requires_grad_()
         result = stacked_linear(*own)
         (result * weights[seeds]).sum().backward()
@@ -242,9 +244,9 @@ def test_three_seeds_train_as_each_would_alone_bit_for_bit(build, rows):
 
 @EACH
 def test_padding_stays_zero(build):
-    one = stack(build, (3, 4))
-    train(one, inputs(build, (3, 4)), 3)
-    for block in one.blocks.values():
+    group = stack(build, (3, 4))
+    train(group, inputs(build, (3, 4)), 3)
+    for block in group.blocks.values():
         numbers = sum(leaf[0].numel() for leaf in block.parameters.values())
         assert block.flat.shape[1] % LANES == 0
         assert block.flat.shape[1] - numbers < LANES
@@ -252,8 +254,8 @@ def test_padding_stays_zero(build):
 
 
 def test_each_seeds_gradients_are_clipped_to_the_norm_by_themselves():
-    one = stack(mlp("tanh"), (3, 4))
-    blocks = list(one.blocks.values())
+    group = stack(mlp("tanh"), (3, 4))
+    blocks = list(group.blocks.values())
     for number, block in enumerate(blocks):
         block.flat.grad.zero_()
         block.flat.grad[0, :4] = 3.0 + number  # norms 6 and 8: together 10
@@ -268,40 +270,40 @@ def test_each_seeds_gradients_are_clipped_to_the_norm_by_themselves():
 
 
 def test_a_shared_trunk_is_one_block_that_both_networks_read():
-    one = stack(mlp("tanh"), (3, 4), shared=True)
-    assert set(one.blocks) == {"actor", "critic", "trunk"}
-    assert set(one.blocks["trunk"].parameters) == {
+    group = stack(mlp("tanh"), (3, 4), shared=True)
+    assert set(group.blocks) == {"actor", "critic", "trunk"}
+    assert set(group.blocks["trunk"].parameters) == {
         f"actor.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias")
     }
-    assert set(one.blocks["critic"].parameters) == {"critic.4.weight", "critic.4.bias"}
-    assert one.parameters["critic.0.weight"] is one.parameters["actor.0.weight"]
+    assert set(group.blocks["critic"].parameters) == {"critic.4.weight", "critic.4.bias"}
+    assert group.parameters["critic.0.weight"] is group.parameters["actor.0.weight"]
     for network in ("actor", "critic"):
-        blocks = network_blocks(one, network)
-        assert {id(block) for block in blocks} == {id(one.blocks[n]) for n in (network, "trunk")}
+        blocks = group.blocks_of(network)
+        assert {id(block) for block in blocks} == {id(group.blocks[n]) for n in (network, "trunk")}
     obs = inputs(mlp("tanh"), (3, 4))
-    squares(one, obs).backward()
+    squares(group, obs).backward()
     alone = agents(mlp("tanh"), (3, 4), shared=True)[1]
     (
         (alone.actor(obs[1]) - 1).square().sum() + (alone.critic(obs[1]) - 1).square().sum()
     ).backward()
     for name, parameter in alone.named_parameters():
-        torch.testing.assert_close(one.parameters[name].grad[1], parameter.grad)
+        torch.testing.assert_close(group.parameters[name].grad[1], parameter.grad)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_moments_and_resets_reach_one_seed_and_network_only(shared):
-    one = stack(mlp("tanh"), (3, 4), shared=shared)
-    adam, obs = optimizer(one), inputs(mlp("tanh"), (3, 4))
+    group = stack(mlp("tanh"), (3, 4), shared=shared)
+    adam, obs = optimizer(group), inputs(mlp("tanh"), (3, 4))
     handles = {
-        (seed, name): SeedHandle(one, seed, name, [adam], torch.Generator())
+        (seed, name): SeedHandle(group, seed, name, [adam], torch.Generator())
         for seed in (0, 1)
         for name in ("actor", "critic")
     }
     handle = handles[1, "actor"]
     assert handle.moments("0.weight") == []  # before the first step
-    squares(one, obs).backward()
+    squares(group, obs).backward()
     adam.step()
-    gradient = one.parameters["actor.0.weight"].grad
+    gradient = group.parameters["actor.0.weight"].grad
     first, second = handle.moments("0.weight")
     torch.testing.assert_close(first, 0.1 * gradient[1])  # Adam's betas are 0.9 and 0.999
     torch.testing.assert_close(second, 1e-3 * gradient[1].square())

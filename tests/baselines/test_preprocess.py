@@ -150,10 +150,10 @@ def test_each_seed_has_the_statistics_it_would_have_alone():
         valid = rng.random(6) < 0.8 if step % 3 else np.array([False] * 3 + [True] * 3)
         obs = together.observe(raw, np.zeros(6))
         rewards = together.reward(reward, terminated, valid)
-        for seed, one in enumerate(alone):
+        for seed, own in enumerate(alone):
             part = slice(3 * seed, 3 * seed + 3)
-            assert torch.equal(one.observe(raw[part], np.zeros(3))[0], obs[seed])
-            found = one.reward(reward[part], terminated[part], valid[part])
+            assert torch.equal(own.observe(raw[part], np.zeros(3))[0], obs[seed])
+            found = own.reward(reward[part], terminated[part], valid[part])
             np.testing.assert_array_equal(found[0], rewards[seed])
 
 
@@ -161,9 +161,9 @@ def test_statistics_come_back_from_their_state():
     rng = np.random.default_rng(0)
     ours, _ = preprocessor(seeds=2, num_envs=2)
 
-    def advance(one, rng):
-        obs = one.observe(rng.normal(size=(4, 4)).astype(np.float32), np.zeros(4))
-        return obs, one.reward(rng.normal(size=4), rng.random(4) < 0.2, rng.random(4) < 0.9)
+    def advance(own, rng):
+        obs = own.observe(rng.normal(size=(4, 4)).astype(np.float32), np.zeros(4))
+        return obs, own.reward(rng.normal(size=4), rng.random(4) < 0.2, rng.random(4) < 0.9)
 
     for _ in range(5):
         advance(ours, rng)

@@ -4,28 +4,29 @@ import dataclasses
 
 import pytest
 
-from baselines.cli import COMMANDS, parse
+from baselines.algorithms import ALGORITHMS
+from baselines.cli import training_config
 from baselines.config import PpoConfig
 from baselines.errors import UsageError
-from baselines.profiles import ATARI, CONTINUOUS, OTHER, PROFILES, kind_of, profile_defaults
+from baselines.profiles import ATARI, CONTINUOUS, OTHER, PPO, kind_of
 
 EACH = pytest.mark.parametrize(
-    ("profile", "kind"), [(name, kind) for name, kinds in PROFILES.items() for kind in kinds]
+    ("profile", "kind"), [(name, kind) for name, kinds in PPO.items() for kind in kinds]
 )
 
 
 def config(*arguments):
     """Return what `baselines ppo` would run with these flags."""
-    return parse("ppo", COMMANDS["ppo"][1], arguments, profile_defaults("ppo", arguments))
+    return training_config("ppo", arguments)
 
 
 @EACH
 def test_profiles_set_fields_of_the_config_to_values_that_a_run_can_use(profile, kind):
     fields = {field.name: field for field in dataclasses.fields(PpoConfig)}
-    for name, value in PROFILES[profile][kind].items():
+    for name, value in PPO[profile][kind].items():
         assert type(value) is type(fields[name].default), name
-    PpoConfig(**PROFILES[profile][kind])
-    assert set(PROFILES[profile]) == {ATARI, CONTINUOUS, OTHER}
+    PpoConfig(**PPO[profile][kind])
+    assert set(PPO[profile]) == {ATARI, CONTINUOUS, OTHER}
 
 
 @pytest.mark.parametrize(
@@ -115,4 +116,4 @@ def test_the_fixed_papers_profile_differs_in_what_was_wrong_alone():
 
 def test_an_unknown_profile_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown profile 'papper'. Did you mean 'paper'\?"):
-        profile_defaults("ppo", ["--profile", "papper"])
+        ALGORITHMS["ppo"].defaults(["--profile", "papper"])

@@ -66,7 +66,7 @@ def test_env_i_of_many_equals_a_lone_env_of_that_seed(env_id, source, package):
     many = make(env_id, source, [7, 8, 9])
     actions = [act(many, np.random.default_rng(step)) for step in range(steps)]
     first = many.reset().copy()
-    given = [(one.obs.copy(), one.reward, one.terminated) for one in map(many.step, actions)]
+    given = [(row.obs.copy(), row.reward, row.terminated) for row in map(many.step, actions)]
     for env, seed in enumerate((7, 8, 9)):
         lone = make(env_id, source, [seed])
         np.testing.assert_array_equal(lone.reset()[0], first[env])
@@ -227,7 +227,7 @@ def test_envpools_hopper_obeys_gymnasiums_physics():
         (["--env", "CartPole-v1", "--env-option", "gravitation=3"], ["gravitation"]),
         (["--env", "FrozenLake-v1"], ["observations must be a Box, not Discrete(16)"]),
         (
-            ["--env", "test_vector_envs:many/actions-v0"],
+            ["--env", "test_episodes:many/actions-v0"],
             ["actions must be Discrete or Box, not Mult"],
         ),
         (
