@@ -7,8 +7,7 @@ import torch
 from baselines.cli import main
 from baselines.config import EvaluateConfig, MappoConfig
 from baselines.evaluation import evaluate_run
-from baselines.learners import mappo
-from baselines.runs import checkpoints
+from baselines.runs import checkpoints, loop
 
 
 def test_a_run_on_battles_resumes_bit_for_bit_and_can_be_evaluated(tmp_path):
@@ -22,12 +21,12 @@ def test_a_run_on_battles_resumes_bit_for_bit_and_can_be_evaluated(tmp_path):
         hidden_size=16,
         num_threads=1,
     )
-    (path,), _ = mappo.train(config)
+    (path,), _ = loop.train("mappo", config)
     folders = checkpoints.step_folders(path / "checkpoints")
     whole = checkpoints.load(folders[-1])
     for folder in folders[-2:]:
         (folder / "trainer.pt").unlink()
-    mappo.train(dataclasses.replace(config, resume=str(path)))
+    loop.train("mappo", dataclasses.replace(config, resume=str(path)))
     resumed = checkpoints.load(checkpoints.step_folders(path / "checkpoints")[-1])
     assert resumed.global_step == whole.global_step
     for name, value in whole.weights.items():
