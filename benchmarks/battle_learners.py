@@ -10,7 +10,6 @@ the numbers.
 
 import argparse
 import concurrent.futures
-import importlib
 import json
 import os
 import statistics
@@ -87,27 +86,27 @@ def measure(name: str, env: str, threads: int, seconds: float) -> dict[str, Any]
     """Return steps/s of a learner's iterations over five spans of time, and shares of time."""
     load = os.getloadavg()[0]
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does
-    from baselines.cli import COMMANDS, parse
-    from baselines.profiles import profile_defaults
-    from baselines.runs.folder import prepare_torch
+    from baselines.algorithms import ALGORITHMS
+    from baselines.cli import training_config
+    from baselines.runs.process import prepare_torch
 
     command, flags, _ = LEARNERS[name]
-    arguments = [*flags, "--env", env, "--num-threads", str(threads)]
-    config = parse(command, COMMANDS[command][1], arguments, profile_defaults(command, arguments))
+    config = training_config(command, [*flags, "--env", env, "--num-threads", str(threads)])
     prepare_torch(threads, config.device)
-    trainer = importlib.import_module(f"baselines.learners.{command}").make_trainer(config)
+    group = ALGORITHMS[command].load("make_group")(config)
+    (learner,) = group.learners
     warm = getattr(config, "batch_episodes", 0)  # QMIX learns once it has a batch
-    while trainer.iteration < 3 or getattr(trainer, "episodes", warm) < 2 * warm:
-        trainer.iterate()
+    while learner.iteration < 3 or getattr(learner, "episodes", warm) < 2 * warm:
+        group.iterate()
     rates, spent = [], dict.fromkeys(PARTS, 0.0)
     for _ in range(5):
-        before, lasted = trainer.global_step, 0.0
+        before, lasted = learner.global_step, 0.0
         while lasted < seconds / 5:
-            metrics = trainer.iterate()
+            (metrics,) = group.iterate()
             for part in PARTS:
                 spent[part] += metrics[f"time/{part}_seconds"]
                 lasted += metrics[f"time/{part}_seconds"]
-        rates.append((trainer.global_step - before) / lasted)
+        rates.append((learner.global_step - before) / lasted)
     return {"load_before": load, **summary(rates, spent)}
 
 

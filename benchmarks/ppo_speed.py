@@ -208,13 +208,14 @@ def plain_iterations(variant: Variant) -> Callable[[], dict[str, float]]:
 
 def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
     """Return what runs one iteration of `baselines ppo` and writes its logs."""
-    from baselines.learners import ppo
-    from baselines.profiles import profile_defaults
-    from baselines.runs.folder import RunGroup, prepare_torch
+    from baselines.cli import training_config
+    from baselines.learners.ppo import Ppo
+    from baselines.runs.folder import RunGroup
     from baselines.runs.loop import broken_losses, refuse
+    from baselines.runs.process import prepare_torch
 
     config = dataclasses.replace(
-        profile_defaults("ppo", ["--env", variant.env, "--profile", variant.profile]),
+        training_config("ppo", ["--env", variant.env, "--profile", variant.profile]),
         source=variant.source,
         seeds=variant.seeds,
         probe=variant.probe,
@@ -222,17 +223,16 @@ def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
         runs_dir=f"runs-{os.getpid()}",
     )
     prepare_torch(config.num_threads, config.device)
-    trainer = ppo.make_trainer(config)
-    seeds = ppo.Seeds(trainer)
-    runs = RunGroup.start("ppo", config, {"id": trainer.env.id, "source": trainer.env.source})
+    learner = Ppo(config)
+    runs = RunGroup.start("ppo", config, learner.environment)
 
     def iterate() -> dict[str, float]:
-        before = trainer.global_steps.sum()
-        metrics = ppo.iterate(trainer)
-        runs.log(trainer.global_steps, metrics)
-        refuse(seeds, runs, broken_losses(metrics))
+        before = learner.global_steps.sum()
+        metrics = learner.iterate()
+        runs.log(learner.global_steps, metrics)
+        refuse(learner, runs, broken_losses(metrics))
         seconds = {part: metrics[0][f"time/{part}_seconds"] for part in PARTS}
-        return seconds | {"steps": int(trainer.global_steps.sum() - before)}
+        return seconds | {"steps": int(learner.global_steps.sum() - before)}
 
     return iterate
 

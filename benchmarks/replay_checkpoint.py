@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from baselines.config import QmixConfig
-from baselines.learners import qmix
-from baselines.runs.folder import Run, describe_environment, prepare_torch
+from baselines.learners.qmix import Qmix
+from baselines.runs import state
+from baselines.runs.folder import Run
+from baselines.runs.process import prepare_torch
 
 
 def main() -> None:
@@ -28,16 +30,18 @@ def main() -> None:
     prepare_torch(options.threads, "cpu")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         config = QmixConfig(num_threads=options.threads, runs_dir=folder)
-        trainer = qmix.make_trainer(config)
-        fill(trainer)
+        learner = Qmix(config)
+        fill(learner)
         for _ in range(3):
-            trainer.iterate()
-        before = [timed(trainer.iterate) for _ in range(5)]
-        run = Run.start("qmix", config, describe_environment(trainer.env))
-        held_up = timed(lambda: run.save(trainer.save_state()))
+            learner.iterate()
+        before = [timed(learner.iterate) for _ in range(5)]
+        battles = learner.battles
+        environment = {"id": battles.id, "fingerprint": battles.fingerprint}
+        run = Run.start("qmix", config, environment)
+        held_up = timed(lambda: run.save(state.save(learner)))
         during, began = [], time.perf_counter()
         while run.is_writing:
-            during.append(timed(trainer.iterate))
+            during.append(timed(learner.iterate))
         written = time.perf_counter() - began
         run.close()
         size = sum(file.stat().st_size for file in Path(folder).glob("**/replay.bin"))
@@ -47,13 +51,13 @@ def main() -> None:
     print(f"meanwhile: median {np.median(during):.2f} s, longest {max(during):.2f} s")
 
 
-def fill(trainer: qmix.Trainer) -> None:
+def fill(learner: Qmix) -> None:
     """Let the replay look as if it held `buffer_episodes` episodes of full length."""
-    replay = trainer.replay
+    replay = learner.replay
     for tensor in replay.data.values():
         tensor.zero_()
     replay.data["action_mask"][..., 0] = True
-    slots = range(trainer.config.num_envs, replay.num_slots)
+    slots = range(learner.config.num_envs, replay.num_slots)
     replay.ended.extend(slots)
     replay._free.clear()
     replay.length[list(slots)] = replay.num_rows - 1

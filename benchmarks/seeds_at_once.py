@@ -18,9 +18,9 @@ from battle_learners import PARTS, summary, summary_line, write
 from ppo_speed import machine
 
 from baselines.config import PqnConfig
-from baselines.learners import pqn
+from baselines.learners import pqn_stack
 from baselines.networks import network_stack
-from baselines.runs.loop import prepare
+from baselines.runs.process import prepare_torch
 
 RESULTS = Path(__file__).parent / "results" / "seeds_at_once.json"
 ENV = "smacv2/terran_5_vs_5"
@@ -62,10 +62,11 @@ def measure(
         num_threads=options.threads,
         total_steps=10**9,
     )
-    pqn.runs_as_one = lambda _: as_one
+    prepare_torch(options.threads, options.device)
+    pqn_stack.runs_as_one = lambda _: as_one
     if options.device == "cpu":
         network_stack.PLACES = seeds  # products are the same there without empty places
-    group = pqn.Seeds(pqn.make_trainer, prepare(config))
+    group = pqn_stack.make_group(config)
     for _ in range(WARM):
         group.iterate()
     rates, spent = [], dict.fromkeys(PARTS, 0.0)

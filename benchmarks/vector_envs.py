@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from ppo_speed import machine, spread, use_cores
 
+from baselines.cli import training_config
 from baselines.config import PpoConfig
 from baselines.experience.episodes import VectorEnv, choose_source, make_vector_env
-from baselines.profiles import ATARI, kind_of, profile_defaults
+from baselines.profiles import ATARI, kind_of
 
 RESULTS = Path(__file__).parent / "results" / "vector_envs.json"
 PACKAGES = ("numpy", "gymnasium", "mujoco", "ale-py", "envpool", "smacv2-suite")
@@ -77,7 +78,7 @@ def read_options() -> argparse.Namespace:
 
 def compare(env: str, num_envs: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the rates of every source on a task, and whether `auto` picks the fastest."""
-    base = dataclasses.replace(profile_defaults("ppo", ["--env", env]), num_envs=num_envs)
+    base = dataclasses.replace(training_config("ppo", ["--env", env]), num_envs=num_envs)
     players = {source: Player(base, source) for source in sources(env)}
     rates: dict[str, list[float]] = {source: [] for source in players}
     for number in range(options.rounds + 1):

@@ -58,6 +58,11 @@ def make_learner(command, config):
     return ALGORITHMS[command].load("make_group")(config).learners[0]
 
 
+def environment_of(learner):
+    """Return a learner's environment as run folders record it."""
+    return {"id": learner.battles.id, "fingerprint": learner.battles.fingerprint}
+
+
 def train(command, config):
     """Train; return the run folders and the signal that stopped them."""
     return loop.train(command, config)

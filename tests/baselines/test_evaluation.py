@@ -11,23 +11,22 @@ import smacv2
 from baselines.cli import main
 from baselines.config import EvaluateConfig, MappoConfig
 from baselines.evaluation import evaluate_run
-from baselines.learners import mappo
-from baselines.results.stats import wilson_interval
+from baselines.runs import loop
+from smacv2.stats import wilson_interval
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    (path,), _ = mappo.train(
-        MappoConfig(
-            env=TOY,
-            runs_dir=str(tmp_path_factory.mktemp("runs")),
-            total_steps=2000,
-            num_envs=8,
-            num_steps=16,
-            hidden_size=16,
-            num_threads=1,
-        )
+    config = MappoConfig(
+        env=TOY,
+        runs_dir=str(tmp_path_factory.mktemp("runs")),
+        total_steps=2000,
+        num_envs=8,
+        num_steps=16,
+        hidden_size=16,
+        num_threads=1,
     )
+    (path,), _ = loop.train("mappo", config)
     return path
 
 

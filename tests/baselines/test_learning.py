@@ -3,14 +3,13 @@
 import pytest
 from battle3v2 import BATTLE
 from matrix_game import MATRIX_GAME
-from small_runs import module_of
+from small_runs import make_learner
 
 import smacv2
-from baselines.cli import COMMANDS, parse
+from baselines.cli import training_config
 from baselines.config import EvaluateConfig
 from baselines.evaluation import play
-from baselines.experience.episodes import make_battles
-from baselines.profiles import profile_defaults
+from baselines.experience.battles import make_battles
 
 QUICK_QMIX = (
     *("qmix", "--num-envs", "32", "--batch-episodes", "32", "--td-lambda", "0.8"),
@@ -19,7 +18,7 @@ QUICK_QMIX = (
 QUICK_PQN = ("pqn", "--num-envs", "64", "--learning-rate", "5e-4", "--epsilon-steps", "30000")
 QUICK_MAPPO = ("mappo", "--num-envs", "64", "--num-steps", "32", "--learning-rate", "2e-3")
 
-# learner: command and flags, environment steps of the matrix game and of the battle
+# name: command and flags, environment steps of the matrix game and of the battle
 LEARNERS = {
     "QMIX": (QUICK_QMIX, 10_000, 25_000),
     "VDN": ((*QUICK_QMIX, "--mixer", "sum"), 10_000, 25_000),
@@ -34,50 +33,49 @@ PUBLISHED = {
     "MAPPO": (("mappo", "--profile", "smacv2_paper"), 40_000),
 }
 SMALL = ("--hidden-size", "16", "--learning-rate", "3e-3")  # for the matrix game
-EACH = pytest.mark.parametrize("learner", LEARNERS)
+EACH = pytest.mark.parametrize("name", LEARNERS)
 
 
 def trained(arguments, steps, *flags):
-    """Return a trainer after so many steps, its environment and its policy."""
+    """Return a learner after so many steps."""
     command, *given = arguments
     given += ["--total-steps", str(steps), "--num-threads", "1", *flags]
-    config = parse(command, COMMANDS[command][1], given, profile_defaults(command, given))
-    trainer = module_of(command).make_trainer(config)
-    while trainer.global_step < steps:
-        trainer.iterate()
-    return trainer
+    learner = make_learner(command, training_config(command, given))
+    while learner.global_step < steps:
+        learner.iterate()
+    return learner
 
 
-def greedy_battles(trainer):
+def greedy_battles(learner):
     """Return 128 held-out battles played without exploration."""
-    agent = trainer.agent if hasattr(trainer, "agent") else trainer.learned.agent
-    env = make_battles(trainer.config, 64)
-    return play(env, agent, EvaluateConfig("", episodes=128), smacv2.EVALUATION_SEED)
+    agent = learner.network if learner.algorithm == "mappo" else learner.network.agent
+    battles = make_battles(learner.config, 64)
+    return play(battles, agent, EvaluateConfig("", episodes=128), smacv2.EVALUATION_SEED)
 
 
 @EACH
-def test_each_learner_solves_the_matrix_game(learner):
-    arguments, steps, _ = LEARNERS[learner]
-    trainer = trained(arguments, steps, "--env", MATRIX_GAME, *SMALL)
-    assert set(greedy_battles(trainer).episodic_return) == {8.0}
+def test_each_learner_solves_the_matrix_game(name):
+    arguments, steps, _ = LEARNERS[name]
+    learner = trained(arguments, steps, "--env", MATRIX_GAME, *SMALL)
+    assert set(greedy_battles(learner).episodic_return) == {8.0}
 
 
 @pytest.mark.parametrize(("mixer", "best"), [("monotonic", 8.0), ("sum", 7.0)])
 def test_the_monotonic_mixer_finds_the_payoff_that_a_sum_cannot_represent(mixer, best):
     """Rashid et al. 2018, section 5: with a safe payoff of 7, from random play alone."""
     arguments = (*QUICK_QMIX, "--mixer", mixer, "--td-lambda", "0", "--epsilon-end", "1")
-    trainer = trained(arguments, 8000, "--env", MATRIX_GAME, "--env-option", "safe=7.0", *SMALL)
-    assert set(greedy_battles(trainer).episodic_return) == {best}
+    learner = trained(arguments, 8000, "--env", MATRIX_GAME, "--env-option", "safe=7.0", *SMALL)
+    assert set(greedy_battles(learner).episodic_return) == {best}
 
 
 @EACH
-def test_each_learner_wins_three_marines_against_two(learner):
-    arguments, _, steps = LEARNERS[learner]
+def test_each_learner_wins_three_marines_against_two(name):
+    arguments, _, steps = LEARNERS[name]
     assert greedy_battles(trained(arguments, steps, "--env", BATTLE)).battle_won.mean() >= 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", PUBLISHED)
-def test_the_published_settings_win_three_marines_against_two(learner):
-    arguments, steps = PUBLISHED[learner]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_settings_win_three_marines_against_two(name):
+    arguments, steps = PUBLISHED[name]
     assert greedy_battles(trained(arguments, steps, "--env", BATTLE)).battle_won.mean() >= 0.9

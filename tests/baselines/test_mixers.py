@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from baselines.learners.mixers import MonotonicMixer, NoMixer, SumMixer, make_mixer
+from baselines.networks.action_values import MonotonicMixer, NoMixer, SumMixer, make_mixer
 
 NUMBERS = st.floats(-100, 100, width=32)
 SEEDS = st.integers(0, 2**32 - 1)

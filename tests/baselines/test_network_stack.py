@@ -10,11 +10,12 @@ from test_plasticity_flags import same, timeless
 from toy import TOY
 
 from baselines.config import PqnConfig
-from baselines.learners import pqn
-from baselines.learners.ppo_stack import stacked_linear
-from baselines.networks import network_stack
+from baselines.learners import pqn_stack
+from baselines.learners.pqn import Pqn
+from baselines.networks import network_stack, stacked
 from baselines.networks.network import Network
 from baselines.networks.network_stack import PLACES, NetworkStack, runs_as_one
+from baselines.networks.stacked import stacked_linear
 from ppo_plasticity.interventions.structure import InjectedHead
 
 ENCODERS = pytest.mark.parametrize("encoder", ["mlp", "plain", "attention"])
@@ -29,8 +30,7 @@ def network(seed, encoder="mlp", recurrent=True, hidden_size=12):
         kind = "gru" if recurrent else "mlp"
         env = {"env": "smacv2/terran_5_vs_5", "num_envs": 1, "num_minibatches": 1}
         config = PqnConfig(**env, network=kind, encoder=encoder, hidden_size=hidden_size)
-        agent = pqn.make_trainer(config).learned.agent
-        made = agent.network
+        made = Pqn(config).agent.network
     else:
         made = Network(9, hidden_size, 4, output_gain=1.0, recurrent=recurrent, encoder=encoder)
     with torch.no_grad():  # norms' gains of one and zero offsets would hide mistakes
@@ -120,7 +120,7 @@ def test_products_are_always_of_as_many_matrices(seeds, monkeypatch):
         counts.add((len(inputs), len(weight), len(bias)))
         return stacked_linear(inputs, weight, bias)
 
-    monkeypatch.setattr(ppo_stack, "stacked_linear", counting)
+    monkeypatch.setattr(stacked, "stacked_linear", counting)
     networks = [network(seed) for seed in range(seeds)]
     made, drawn = NetworkStack(networks), draw(networks, range(seeds))
     outputs, _ = made.sequence(*drawn[:3])
@@ -159,20 +159,20 @@ def toy(**changes):
 
 
 def assert_equal_to_lone_runs(iterations, **changes):
-    together = pqn.Seeds(pqn.make_trainer, toy(seeds=3, **changes))
+    together = pqn_stack.make_group(toy(seeds=3, **changes))
     rows = [together.iterate() for _ in range(iterations)]
-    for index, one in enumerate(together.learners):
-        alone = pqn.make_trainer(toy(seed=1 + index, **changes))
+    for index, learner in enumerate(together.learners):
+        alone = pqn_stack.make_group(toy(seed=1 + index, **changes))
         for row in rows:
-            mine, wanted = timeless(row[index]), timeless(alone.iterate())
+            mine, wanted = timeless(row[index]), timeless(alone.iterate()[0])
             assert str(mine) == str(wanted)
             assert all(math.isfinite(value) for value in mine.values())
-        assert same(one.learned.state_dict(), alone.learned.state_dict())
+        assert same(learner.network.state_dict(), alone.learners[0].network.state_dict())
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(pqn, "runs_as_one", lambda network: True)
+    monkeypatch.setattr(pqn_stack, "runs_as_one", lambda network: True)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def as_on_a_gpu(monkeypatch):
         {},
         {"encoder": "plain", "mixer": "sum", "probe": 1},
         {"network": "mlp", "intervention": ("injection:at=1",)},
-        {"pfo_coef": 1.0},
+        {"intervention": ("pfo:coef=1",)},
     ],
 )
 def test_pqn_with_its_networks_as_one_equals_lone_runs_bit_for_bit(
@@ -189,7 +189,7 @@ def test_pqn_with_its_networks_as_one_equals_lone_runs_bit_for_bit(
 ):
     """With more seeds than run at once, and with what needs each network by itself."""
     monkeypatch.setattr(network_stack, "PLACES", 2)
-    monkeypatch.setattr(pqn, "PLACES", 2)
+    monkeypatch.setattr(pqn_stack, "PLACES", 2)
     assert_equal_to_lone_runs(3, **changes)
 
 

@@ -7,9 +7,9 @@ import torch
 from toy import TOY
 
 from baselines.config import PqnConfig
-from baselines.experience.collect import Clock, Collector, collect, each
-from baselines.learners import pqn
-from baselines.learners.value_based import exploration
+from baselines.experience.collect import Clock
+from baselines.learners.pqn import Pqn, values_of
+from baselines.learners.value_based import LOSSES, exploration
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
 MIXERS = pytest.mark.parametrize("mixer", ["sum", "none", "monotonic"])
@@ -21,9 +21,9 @@ def small(**changes):
 
 
 def rollout(config, number=2):
-    """Return a trainer with its second rollout, and the values its agents had while acting."""
-    trainer = pqn.make_trainer(config)
-    agent, buffer, acted = trainer.learned.agent, trainer.buffer, []
+    """Return a learner with its second rollout, and the values its agents had while acting."""
+    learner = Pqn(config)
+    agent, buffer, acted = learner.agent, learner.buffer, []
 
     def act(obs, mask, memory, noise):
         size = agent.network.memory_size
@@ -35,56 +35,55 @@ def rollout(config, number=2):
     for _ in range(number):
         acted.clear()
         buffer.repeat_end()
-        noise = exploration(shape, 0.5, trainer.generator)
-        collector = Collector(trainer.env, trainer.stream, noise, buffer)
-        collect(each(act), [collector], Clock())
-    return trainer, torch.stack(acted).view(shape)
+        noise = exploration(shape, 0.5, learner.generator)
+        learner.collector.collect(act, noise, Clock())
+    return learner, torch.stack(acted).view(shape)
 
 
-def loss_of(trainer, batch):
-    return pqn.loss(trainer, batch, pqn.see([trainer], [batch])[0])
+def loss_of(learner, batch):
+    return learner.loss(batch, learner.run(batch))
 
 
-def whole(config, trainer):
-    return pqn.select(trainer.learned.agent, trainer.buffer, torch.arange(config.num_envs))
+def whole(config, learner):
+    return learner.select(torch.arange(config.num_envs))
 
 
 @NETWORKS
 @pytest.mark.parametrize("window", [0, 4, 11])
 def test_values_in_the_update_are_those_that_agents_acted_on(network, window):
     config = small(network=network, memory_window=window)
-    trainer, acted = rollout(config)
-    batch = whole(config, trainer)
-    values = pqn.values_of(trainer.learned.agent, batch).view(batch.action_mask.shape)
+    learner, acted = rollout(config)
+    batch = whole(config, learner)
+    values = values_of(learner.agent, batch).view(batch.action_mask.shape)
     counts = batch.learns[window:]
     torch.testing.assert_close(values[window:-1][counts], acted[counts], atol=1e-5, rtol=1e-5)
 
 
 def test_the_first_rollout_has_no_history_to_learn_from():
     config = small(memory_window=4)
-    trainer, _ = rollout(config, number=1)
-    assert not whole(config, trainer).learns[:4].any()
-    assert whole(config, trainer).learns[4].all()
+    learner, _ = rollout(config, number=1)
+    assert not whole(config, learner).learns[:4].any()
+    assert whole(config, learner).learns[4].all()
 
 
 @MIXERS
 @torch.no_grad()
 def test_targets_are_one_step_for_lambda_0_and_returns_for_lambda_1(mixer):
     config = small(mixer=mixer, td_lambda=0.0, memory_window=0, reward_scale=2.0)
-    trainer, _ = rollout(config)
-    batch = whole(config, trainer)
-    values = pqn.values_of(trainer.learned.agent, batch).view(batch.action_mask.shape)
+    learner, _ = rollout(config)
+    batch = whole(config, learner)
+    values = values_of(learner.agent, batch).view(batch.action_mask.shape)
     best = values.masked_fill(~batch.action_mask, -torch.inf).amax(-1)
-    joint = trainer.learned.mixer(best.flatten(0, 1), batch.state.flatten(0, 1))
+    joint = learner.network.mixer(best.flatten(0, 1), batch.state.flatten(0, 1))
     joint = joint.view(*best.shape[:2], -1)
     one_step = 2.0 * batch.rewards.unsqueeze(-1) + 0.99 * joint[1:] * ~batch.terminated.unsqueeze(
         -1
     )
-    found = pqn.make_returns(trainer, batch, values)
+    found = learner.td_targets(batch, values)
     torch.testing.assert_close(found[batch.learns], one_step[batch.learns])
 
-    trainer.config = dataclasses.replace(config, td_lambda=1.0)
-    found = pqn.make_returns(trainer, batch, values)
+    learner.config = dataclasses.replace(config, td_lambda=1.0)
+    found = learner.td_targets(batch, values)
     env, step = 0, 0
     while not (batch.learns[step, env] and batch.done[step:, env].any()):
         env += 1
@@ -100,13 +99,13 @@ def test_targets_are_one_step_for_lambda_0_and_returns_for_lambda_1(mixer):
 @MIXERS
 def test_reset_rows_and_history_change_no_gradient(network, mixer):
     config = small(network=network, mixer=mixer)
-    trainer, _ = rollout(config)
-    buffer = trainer.buffer
+    learner, _ = rollout(config)
+    buffer = learner.buffer
 
     def gradients():
-        trainer.learned.zero_grad()
-        loss_of(trainer, whole(config, trainer))[0].backward()
-        return [p.grad.clone() for p in trainer.learned.parameters()]
+        learner.network.zero_grad()
+        loss_of(learner, whole(config, learner))[0].backward()
+        return [p.grad.clone() for p in learner.network.parameters()]
 
     before, reset = gradients(), ~buffer.valid[:-1]
     assert reset[config.memory_window :].any()
@@ -119,12 +118,12 @@ def test_reset_rows_and_history_change_no_gradient(network, mixer):
 
 def test_the_network_that_learns_makes_its_own_targets():
     config = small(memory_window=0, td_lambda=0.0, mixer="sum")
-    trainer, _ = rollout(config)
-    batch = whole(config, trainer)
-    first = loss_of(trainer, batch)[1][pqn.LOSSES.index("losses/target")]
+    learner, _ = rollout(config)
+    batch = whole(config, learner)
+    first = loss_of(learner, batch)[1][LOSSES.index("losses/target")]
     with torch.no_grad():
-        trainer.learned.agent.network.head.bias += 1.0
-    second = loss_of(trainer, batch)[1][pqn.LOSSES.index("losses/target")]
+        learner.network.agent.network.head.bias += 1.0
+    second = loss_of(learner, batch)[1][LOSSES.index("losses/target")]
     share = (~batch.terminated[batch.learns]).float().mean()
     assert float(second - first) == pytest.approx(0.99 * 3 * float(share), rel=1e-4)
 
@@ -145,9 +144,9 @@ def test_the_toy_game_is_solved(network, mixer):
         epsilon_steps=20_000,
         total_steps=60_000,
     )
-    trainer = pqn.make_trainer(config)
+    learner = Pqn(config)
     rates = []
-    while trainer.global_step < config.total_steps:
-        rates.append(trainer.iterate().get("charts/win_rate", 0.0))
+    while learner.global_step < config.total_steps:
+        rates.append(learner.iterate().get("charts/win_rate", 0.0))
     assert rates[1] < 0.3
     assert sum(rates[-5:]) / 5 > 0.9

@@ -5,36 +5,36 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_runs import config, train, trainer_of
+from small_runs import config, learner_of, train
 
-from baselines.cli import COMMANDS, main, parse
+from baselines.algorithms import ALGORITHMS
+from baselines.cli import main, training_config
 from baselines.config import QmixConfig
 from baselines.errors import UsageError
+from baselines.experience.battles import make_battles
 from baselines.experience.collect import Clock
-from baselines.experience.episodes import make_battles
 from baselines.learners import mappo, qmix
-from baselines.learners.value_based import ValueAgent
-from baselines.profiles import profile_defaults
+from baselines.networks.action_values import ValueAgent
 
 MIXERS = pytest.mark.parametrize("mixer", ["monotonic", "sum", "none"])
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
 
 
 def played(steps=600, **changes):
-    """Return a trainer with episodes in its replay, and a target that differs from the learner."""
-    trainer = trainer_of("qmix", **changes)
-    while trainer.global_step < steps:
-        qmix.collect(trainer, 0.5, Clock())
+    """Return a learner with episodes in its replay, and a target unlike its network."""
+    learner = learner_of("qmix", **changes)
+    while learner.global_step < steps:
+        learner.collect(0.5, Clock())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # a head with small weights hides mistakes
-        for parameter in [*trainer.learned.parameters(), *trainer.target.parameters()]:
+        for parameter in [*learner.network.parameters(), *learner.target.parameters()]:
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return trainer
+    return learner
 
 
-def some_slots(trainer, count=8):
+def some_slots(learner, count=8):
     """Return slots of episodes, longest first; they differ in length and in how they ended."""
-    replay = trainer.replay
+    replay = learner.replay
     slots = np.array(replay.ended)[:count]
     assert len(set(replay.length[slots])) > 2
     assert len(set(replay.terminated[slots])) == 2
@@ -54,12 +54,12 @@ def stepped(team, episode):
     return torch.stack(values)
 
 
-def errors_by_hand(trainer, slot):
+def errors_by_hand(learner, slot):
     """Return half the squared errors of one episode: (steps, 1), or (steps, num_agents)."""
-    config, episode = trainer.config, trainer.replay.batch(np.array([slot]))
-    online = stepped(trainer.learned, episode)
+    config, episode = learner.config, learner.replay.batch(np.array([slot]))
+    online = stepped(learner.network, episode)
     with torch.no_grad():
-        target = stepped(trainer.target, episode)
+        target = stepped(learner.target, episode)
         following = []
         for row in range(len(online)):
             best = []
@@ -69,7 +69,7 @@ def errors_by_hand(trainer, slot):
                 action = legal[chooser[row, agent, legal].argmax()]
                 best.append(target[row, agent, action])
             state = episode.state[row : row + 1]
-            following.append(trainer.target.mixer(torch.stack(best)[None], state)[0])
+            following.append(learner.target.mixer(torch.stack(best)[None], state)[0])
         ends = episode.terminated[-1] or config.timeout_is_terminal
         result = torch.zeros_like(following[0]) if ends else following[-1]
         returns = []
@@ -81,14 +81,14 @@ def errors_by_hand(trainer, slot):
     joint = []
     for step, actions in enumerate(episode.actions):
         chosen = online[step].gather(-1, actions[:, None])[:, 0]
-        joint.append(trainer.learned.mixer(chosen[None], episode.state[step : step + 1])[0])
+        joint.append(learner.network.mixer(chosen[None], episode.state[step : step + 1])[0])
     return 0.5 * (torch.stack(joint) - torch.stack(returns)).square()
 
 
-def gradients(trainer, loss):
-    trainer.learned.zero_grad()
+def gradients(learner, loss):
+    learner.network.zero_grad()
     loss.backward()
-    return {name: p.grad.clone() for name, p in trainer.learned.named_parameters()}
+    return {name: p.grad.clone() for name, p in learner.network.named_parameters()}
 
 
 @pytest.mark.parametrize(
@@ -108,24 +108,24 @@ def gradients(trainer, loss):
 )
 def test_loss_and_gradients_are_the_mean_over_the_steps_of_single_episodes(changes):
     """Whatever lengths are packed together: nothing is padded, nothing is masked."""
-    trainer = played(**changes)
-    slots = some_slots(trainer)
-    total, parts = qmix.loss(trainer, trainer.replay.batch(slots))
-    wanted = torch.cat([errors_by_hand(trainer, slot).flatten() for slot in slots]).mean()
+    learner = played(**changes)
+    slots = some_slots(learner)
+    total, parts = learner.loss(learner.replay.batch(slots))
+    wanted = torch.cat([errors_by_hand(learner, slot).flatten() for slot in slots]).mean()
     torch.testing.assert_close(total, wanted, atol=1e-5, rtol=1e-5)
     assert parts[0] == total
-    expected = gradients(trainer, wanted)
-    for name, gradient in gradients(trainer, total).items():
+    expected = gradients(learner, wanted)
+    for name, gradient in gradients(learner, total).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-4, msg=name)
 
 
 @NETWORKS
 @pytest.mark.parametrize("encoder", ["plain", "mlp"])
 def test_values_in_the_update_are_those_that_agents_acted_on(network, encoder):
-    trainer = played(network=network, encoder=encoder)
-    agent = trainer.learned.agent
-    for slot in some_slots(trainer):
-        episode = trainer.replay.batch(np.array([slot]))
+    learner = played(network=network, encoder=encoder)
+    agent = learner.network.agent
+    for slot in some_slots(learner):
+        episode = learner.replay.batch(np.array([slot]))
         packed = qmix.values_of(agent, episode).view(episode.action_mask.shape)
         memory, size = agent.initial_hidden(1), agent.network.memory_size
         for step, actions in enumerate(episode.actions):
@@ -140,77 +140,77 @@ def test_values_in_the_update_are_those_that_agents_acted_on(network, encoder):
 
 @NETWORKS
 def test_an_episodes_values_do_not_depend_on_the_others_in_the_batch(network):
-    trainer = played(network=network)
-    slots = some_slots(trainer)
-    batch = trainer.replay.batch(slots)
-    together = qmix.values_of(trainer.learned.agent, batch).view(batch.action_mask.shape)
+    learner = played(network=network)
+    slots = some_slots(learner)
+    batch = learner.replay.batch(slots)
+    together = qmix.values_of(learner.network.agent, batch).view(batch.action_mask.shape)
     for episode, slot in enumerate(slots):
-        alone = qmix.values_of(trainer.learned.agent, trainer.replay.batch(np.array([slot])))
+        alone = qmix.values_of(learner.network.agent, learner.replay.batch(np.array([slot])))
         found = together[batch.episode == episode]
         torch.testing.assert_close(found, alone.view_as(found), atol=1e-5, rtol=0)
 
 
-# --- Returns ------------------------------------------------------------------------------------
+# --- Targets ------------------------------------------------------------------------------------
 
 
-def returns_of(terminated, **changes):
-    """Return the returns of an episode of three steps: VDN, gamma 0.5, rewards 1, 2, 3.
+def targets_of(terminated, **changes):
+    """Return the TD targets of an episode of three steps: VDN, gamma 0.5, rewards 1, 2, 3.
 
     The learning network prefers action 2 everywhere, the target action 3. The target values
     action 2 of each of the three agents at 10 times the row, action 3 at 1000.
     """
-    trainer = played(mixer="sum", gamma=0.5, **changes)
-    slot = next(slot for slot in trainer.replay.ended if trainer.replay.length[slot] == 3)
-    trainer.replay.terminated[slot] = terminated
-    episode = trainer.replay.batch(np.array([slot]))
+    learner = played(mixer="sum", gamma=0.5, **changes)
+    slot = next(slot for slot in learner.replay.ended if learner.replay.length[slot] == 3)
+    learner.replay.terminated[slot] = terminated
+    episode = learner.replay.batch(np.array([slot]))
     episode.rewards[:] = torch.tensor([1.0, 2.0, 3.0])
     episode = dataclasses.replace(episode, action_mask=torch.ones_like(episode.action_mask))
     online, target = torch.zeros(4, 3, 4), torch.zeros(4, 3, 4)
     online[..., 2] = 1.0
     target[..., 2] = 10.0 * torch.arange(4.0)[:, None]
     target[..., 3] = 1000.0
-    made = qmix.make_returns(trainer, episode, online.flatten(0, 1), target.flatten(0, 1))
+    made = learner.td_targets(episode, online.flatten(0, 1), target.flatten(0, 1))
     return made[:, 0].tolist()
 
 
 def test_td_0_targets_are_one_step_by_double_q():
     # r + 0.5 * 3 agents * 10 * the next row; nothing follows the terminated step
-    assert returns_of(terminated=True, td_lambda=0.0) == [1 + 15, 2 + 30, 3]
+    assert targets_of(terminated=True, td_lambda=0.0) == [1 + 15, 2 + 30, 3]
 
 
 def test_without_double_q_the_target_network_chooses():
-    assert returns_of(terminated=True, td_lambda=0.0, double_q=False) == [1501, 1502, 3]
+    assert targets_of(terminated=True, td_lambda=0.0, double_q=False) == [1501, 1502, 3]
 
 
 def test_td_1_targets_are_the_discounted_returns():
-    assert returns_of(terminated=True, td_lambda=1.0) == [1 + 0.5 * (2 + 0.5 * 3), 2 + 0.5 * 3, 3]
+    assert targets_of(terminated=True, td_lambda=1.0) == [1 + 0.5 * (2 + 0.5 * 3), 2 + 0.5 * 3, 3]
 
 
 @pytest.mark.parametrize("td_lambda", [0.0, 1.0])
 def test_time_limits_bootstrap_unless_told_otherwise(td_lambda):
-    assert returns_of(terminated=False, td_lambda=td_lambda)[-1] == 3 + 45
-    kept = returns_of(terminated=False, td_lambda=td_lambda, timeout_is_terminal=True)
-    assert kept == returns_of(terminated=True, td_lambda=td_lambda)
+    assert targets_of(terminated=False, td_lambda=td_lambda)[-1] == 3 + 45
+    kept = targets_of(terminated=False, td_lambda=td_lambda, timeout_is_terminal=True)
+    assert kept == targets_of(terminated=True, td_lambda=td_lambda)
 
 
 @pytest.mark.parametrize(("mixer", "width"), [("monotonic", 1), ("sum", 1), ("none", 3)])
 @torch.no_grad()
 def test_a_team_has_one_value_and_independent_learners_one_each(mixer, width):
-    trainer = played(mixer=mixer)
-    batch = trainer.replay.batch(some_slots(trainer))
-    values = qmix.values_of(trainer.learned.agent, batch)
-    assert qmix.make_returns(trainer, batch, values, values).shape == (len(batch.rewards), width)
+    learner = played(mixer=mixer)
+    batch = learner.replay.batch(some_slots(learner))
+    values = qmix.values_of(learner.network.agent, batch)
+    assert learner.td_targets(batch, values, values).shape == (len(batch.rewards), width)
 
 
 @torch.no_grad()
 def test_forbidden_actions_are_in_no_target():
-    trainer = played(td_lambda=0.0)
-    batch = trainer.replay.batch(some_slots(trainer))
-    values = qmix.values_of(trainer.learned.agent, batch)
+    learner = played(td_lambda=0.0)
+    batch = learner.replay.batch(some_slots(learner))
+    values = qmix.values_of(learner.network.agent, batch)
     forbidden = ~batch.action_mask.flatten(0, 1)
-    before = qmix.make_returns(trainer, batch, values, values)
+    before = learner.td_targets(batch, values, values)
     high = values.masked_fill(forbidden, 1e6)
-    assert torch.equal(before, qmix.make_returns(trainer, batch, high, high))
+    assert torch.equal(before, learner.td_targets(batch, high, high))
 
 
 # --- Iterations ----------------------------------------------------------------------------------
@@ -226,46 +226,46 @@ def same(one, two):
 
 @pytest.mark.parametrize(("num_envs", "every"), [(1, 7), (8, 30)])
 def test_the_target_becomes_a_copy_exactly_when_enough_episodes_have_passed(num_envs, every):
-    trainer = trainer_of("qmix", num_envs=num_envs, target_update_episodes=every)
-    since, copies, before = 0, 0, copy_of(trainer.target)
-    assert same(before, trainer.learned.state_dict())
+    learner = learner_of("qmix", num_envs=num_envs, target_update_episodes=every)
+    since, copies, before = 0, 0, copy_of(learner.target)
+    assert same(before, learner.network.state_dict())
     for _ in range(30):
-        since += trainer.iterate()["charts/episodes"]
-        now = copy_of(trainer.target)
+        since += learner.iterate()["charts/episodes"]
+        now = copy_of(learner.target)
         if since >= every:
-            assert same(now, trainer.learned.state_dict())
+            assert same(now, learner.network.state_dict())
             since, copies = 0, copies + 1
         else:
             assert same(now, before)
         before = now
     assert copies >= 4
-    assert not same(trainer.learned.state_dict(), trainer.target.state_dict())
-    assert not any(parameter.requires_grad for parameter in trainer.target.parameters())
+    assert not same(learner.network.state_dict(), learner.target.state_dict())
+    assert not any(parameter.requires_grad for parameter in learner.target.parameters())
 
 
 def test_an_iteration_finishes_its_episodes_and_takes_its_gradient_steps():
-    trainer = trainer_of("qmix", rollout_episodes=5, updates_per_rollout=3)
-    steps = trainer.optimizer.state
+    learner = learner_of("qmix", rollout_episodes=5, updates_per_rollout=3)
+    steps = learner.optimizer.state
     while not steps:  # nothing is learnt before a batch of episodes has ended
-        assert len(trainer.replay.ended) < 8
-        before = copy_of(trainer.learned)
-        metrics = trainer.iterate()
-        assert "losses/td_loss" in metrics or same(before, trainer.learned.state_dict())
+        assert len(learner.replay.ended) < 8
+        before = copy_of(learner.network)
+        metrics = learner.iterate()
+        assert "losses/td_loss" in metrics or same(before, learner.network.state_dict())
     first = int(next(iter(steps.values()))["step"])
     assert first == 3
-    metrics = trainer.iterate()
+    metrics = learner.iterate()
     assert 5 <= metrics["charts/episodes"] < 5 + 8
     assert int(next(iter(steps.values()))["step"]) == 6
     assert metrics["charts/epsilon"] < 1
 
 
 def test_steps_are_counted_without_reset_rows():
-    trainer = trainer_of("qmix")
+    learner = learner_of("qmix")
     for _ in range(4):
-        trainer.iterate()
-    replay = trainer.replay
-    assert len(replay.ended) == trainer.episodes < replay.capacity
-    assert trainer.global_step == replay.length[[*replay.ended, *replay.open]].sum()
+        learner.iterate()
+    replay = learner.replay
+    assert len(replay.ended) == learner.episodes < replay.capacity
+    assert learner.global_step == replay.length[[*replay.ended, *replay.open]].sum()
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_steps_are_counted_without_reset_rows():
     ],
 )
 def test_the_toy_game_is_solved(mixer, network, options):
-    trainer = trainer_of(
+    learner = learner_of(
         "qmix",
         mixer=mixer,
         network=network,
@@ -291,8 +291,8 @@ def test_the_toy_game_is_solved(mixer, network, options):
         epsilon_end=0.02,
     )
     rates = []
-    while trainer.global_step < 20_000:
-        rates.append(trainer.iterate()["charts/win_rate"])
+    while learner.global_step < 20_000:
+        rates.append(learner.iterate()["charts/win_rate"])
     assert rates[0] < 0.3
     assert sum(rates[-5:]) / 5 > 0.9
 
@@ -303,7 +303,7 @@ def test_the_toy_game_is_solved(mixer, network, options):
 def test_the_papers_profile_has_the_published_numbers():
     """benellis3/pymarl2's qmix.yaml and the flags of SMACv2's RUNNING_EXPERIMENTS.md."""
     arguments = ["--profile", "smacv2_paper"]
-    made = parse("qmix", COMMANDS["qmix"][1], arguments, profile_defaults("qmix", arguments))
+    made = training_config("qmix", arguments)
     assert (made.learning_rate, made.anneal_lr, made.max_grad_norm) == (1e-3, False, 10.0)
     assert (made.num_envs, made.batch_episodes, made.buffer_episodes) == (8, 128, 5000)
     assert (made.rollout_episodes, made.updates_per_rollout) == (0, 1)
@@ -318,7 +318,7 @@ def test_the_papers_profile_has_the_published_numbers():
 def test_mappos_papers_profile_has_the_published_numbers():
     """benellis3/mappo and the flags of SMACv2's RUNNING_EXPERIMENTS.md."""
     arguments = ["--profile=smacv2_paper"]
-    made = parse("mappo", COMMANDS["mappo"][1], arguments, profile_defaults("mappo", arguments))
+    made = training_config("mappo", arguments)
     assert (made.num_envs, made.learning_rate, made.anneal_lr) == (8, 5e-4, False)
     assert (made.clip_coef, made.clip_vloss, made.ent_coef) == (0.1, False, 0.0)
     assert (made.update_epochs, made.num_minibatches, made.max_grad_norm) == (10, 1, 10.0)
@@ -329,23 +329,24 @@ def test_mappos_papers_profile_has_the_published_numbers():
 @pytest.mark.parametrize("command", ["qmix", "pqn", "mappo"])
 def test_open_loop_shows_agents_the_time_and_who_they_are_alone(command):
     made = dataclasses.replace(
-        COMMANDS[command][1](), env="smacv2/terran_5_vs_5", open_loop=True, num_envs=16
+        ALGORITHMS[command].config(), env="smacv2/terran_5_vs_5", open_loop=True, num_envs=16
     )
-    env = make_battles(made)
-    obs, info = env.reset(seed=5)
+    battles = make_battles(made)
+    battles.reset(5)
     generator = np.random.default_rng(0)
     for step in range(20):
+        obs, mask = battles.observe().obs, battles.observe().action_mask
         assert obs.shape == (16, 5, 1)
         np.testing.assert_allclose(obs, step / 200, atol=1e-6)
-        noise = generator.random(info["action_mask"].shape)
-        obs, *_, info = env.step((noise * info["action_mask"]).argmax(-1))
-    seen = torch.from_numpy(obs)
+        noise = torch.from_numpy(generator.random(mask.shape))
+        battles.step((noise * mask).argmax(-1))
+    obs = battles.observe().obs
     if command == "mappo":
-        inputs = mappo.make_agent(made, env.unwrapped).actor_inputs(seen)
+        inputs = mappo.make_agent(made, battles.sizes).actor_inputs(obs)
     else:  # not even its last action, which tells what was in range
-        inputs = ValueAgent(made, env.unwrapped).inputs(seen, torch.rand(info["action_mask"].shape))
-    assert torch.equal(inputs, torch.cat([seen, torch.eye(5).expand(16, 5, 5)], -1))
-    env.close()
+        inputs = ValueAgent(made, battles.sizes).inputs(obs, torch.rand(mask.shape))
+    assert torch.equal(inputs, torch.cat([obs, torch.eye(5).expand(16, 5, 5)], -1))
+    battles.close()
 
 
 def test_a_policy_of_values_cannot_be_sampled_from(tmp_path, capsys):

@@ -12,19 +12,20 @@ from small_runs import (
     assert_same_state,
     config,
     cut,
+    environment_of,
     last_checkpoint,
+    learner_of,
     metrics,
     replay_of,
     resume,
     start,
     start_command,
     train,
-    trainer_of,
     wait_for_checkpoint,
 )
 
-from baselines.runs import checkpoints
-from baselines.runs.folder import Run, describe_environment
+from baselines.runs import checkpoints, state
+from baselines.runs.folder import Run
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +87,29 @@ class Held:
 
 @pytest.fixture
 def running(tmp_path):
-    """Return a trainer with room for more episodes, and its run."""
+    """Return a learner with room for more episodes, and its run."""
     made = config("qmix", tmp_path, keep_checkpoints=9, buffer_episodes=200)
-    trainer = trainer_of("qmix", buffer_episodes=200)
-    while trainer.episodes < 60:
-        trainer.iterate()
-    run = Run.start("qmix", made, describe_environment(trainer.env))
-    yield trainer, run
+    learner = learner_of("qmix", buffer_episodes=200)
+    while learner.episodes < 60:
+        learner.iterate()
+    run = Run.start("qmix", made, environment_of(learner))
+    yield learner, run
     run.close()
 
 
 def test_the_learner_goes_on_and_what_is_written_is_of_the_moment_of_the_save(running, tmp_path):
-    trainer, run = running
+    learner, run = running
     apart = tmp_path / "apart"
     apart.mkdir()
-    checkpoints.save(apart / "checkpoints", trainer.save_state(), 1)
+    checkpoints.save(apart / "checkpoints", state.save(learner), 1)
     reference = last_checkpoint(apart)  # of the same moment, written at once
     episodes = replay_of(run.path, reference)
 
-    checkpoint = trainer.save_state()
+    checkpoint = state.save(learner)
     held = checkpoint.replay = Held(checkpoint.replay)
     run.save(checkpoint)
     for _ in range(5):
-        assert "losses/td_loss" in trainer.iterate()
+        assert "losses/td_loss" in learner.iterate()
     assert run.is_writing
     held.may_begin.set()
     run.wait()
@@ -121,39 +122,39 @@ def test_the_learner_goes_on_and_what_is_written_is_of_the_moment_of_the_save(ru
 
 
 def test_a_state_that_is_on_disk_already_is_not_written_again(running):
-    trainer, run = running
-    run.save(trainer.save_state())
+    learner, run = running
+    run.save(state.save(learner))
     run.wait()
     (folder,) = checkpoints.step_folders(run.path / "checkpoints")
     written = folder.stat().st_ino
-    run.save(trainer.save_state())
+    run.save(state.save(learner))
     run.wait()
     assert folder.stat().st_ino == written
-    trainer.iterate()
-    run.save(trainer.save_state())
+    learner.iterate()
+    run.save(state.save(learner))
     run.wait()
     assert len(checkpoints.step_folders(run.path / "checkpoints")) == 2
 
 
 def test_a_checkpoint_that_waits_to_be_written_shares_nothing_with_the_learner(running):
-    trainer, run = running
-    waiting = checkpoints.detached(trainer.save_state())
-    run.save(trainer.save_state())
+    learner, run = running
+    waiting = checkpoints.detached(state.save(learner))
+    run.save(state.save(learner))
     run.wait()
     now = last_checkpoint(run.path)
     for _ in range(5):
-        trainer.iterate()
+        learner.iterate()
     assert_same_state(waiting.weights, now.weights)
     assert_same_state(waiting.trainer | {"global_step": now.global_step}, now.trainer)
     assert_same_state(waiting.env, now.env)
 
 
 def test_a_save_waits_for_the_one_before_it(running):
-    trainer, run = running
-    checkpoint = trainer.save_state()
+    learner, run = running
+    checkpoint = state.save(learner)
     held = checkpoint.replay = Held(checkpoint.replay)
     run.save(checkpoint)
-    second = threading.Thread(target=lambda: run.save(trainer.save_state()))
+    second = threading.Thread(target=lambda: run.save(state.save(learner)))
     second.start()
     second.join(timeout=0.5)
     assert second.is_alive()
@@ -166,19 +167,19 @@ def test_a_save_waits_for_the_one_before_it(running):
 def test_a_checkpoint_that_cannot_be_written_stops_the_run_not_the_learner(
     running, before_the_replay
 ):
-    trainer, run = running
+    learner, run = running
     folder = run.path / "checkpoints"
-    checkpoint = trainer.save_state()
+    checkpoint = state.save(learner)
     checkpoint.replay = Held(checkpoint.replay, fails=True)
     checkpoint.replay.may_begin.set()
     if before_the_replay:
         folder.write_text("in the way")
     run.save(checkpoint)
-    episodes = trainer.episodes
-    while trainer.episodes < episodes + 250:  # more than the replay holds
-        trainer.iterate()
+    episodes = learner.episodes
+    while learner.episodes < episodes + 250:  # more than the replay holds
+        learner.iterate()
     with pytest.raises(OSError, match=r"File exists|no space"):
-        run.save(trainer.save_state())
+        run.save(state.save(learner))
     if not before_the_replay:
         assert not checkpoints.step_folders(folder)
 

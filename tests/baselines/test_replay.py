@@ -8,13 +8,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from small_runs import assert_same_state, trainer_of
+from small_runs import assert_same_state, learner_of
 
 from baselines.cli import main
 from baselines.errors import UsageError
 from baselines.experience.collect import Clock
 from baselines.experience.replay import EpisodeReplay
-from baselines.learners import qmix
 
 
 class Recorder(gymnasium.vector.VectorWrapper):
@@ -53,14 +52,13 @@ class Recorder(gymnasium.vector.VectorWrapper):
 
 
 def played(steps, **changes):
-    """Return a trainer that has collected random play, and the recorder of it."""
-    trainer = trainer_of("qmix", **changes)
-    trainer.env = Recorder(trainer.env)
-    obs, info = trainer.env.reset(seed=1)
-    trainer.stream.obs, trainer.stream.info = obs, info
-    while trainer.global_step < steps:
-        qmix.collect(trainer, 0.5, Clock())
-    return trainer, trainer.env
+    """Return a learner that has collected random play, and the recorder of it."""
+    learner = learner_of("qmix", **changes)
+    recorder = learner.battles.env = Recorder(learner.battles.env)
+    learner.battles.reset(1)
+    while learner.global_step < steps:
+        learner.collect(0.5, Clock())
+    return learner, recorder
 
 
 def in_order(replay):
@@ -85,8 +83,8 @@ def assert_same_episode(batch, recorded):
 @pytest.mark.parametrize("rollout_episodes", [0, 1])
 def test_it_keeps_the_last_episodes_exactly_as_the_environment_showed_them(rollout_episodes):
     """Iterations of one episode cut those of all other envs, which must not matter."""
-    trainer, recorder = played(2000, buffer_episodes=30, rollout_episodes=rollout_episodes)
-    replay = trainer.replay
+    learner, recorder = played(2000, buffer_episodes=30, rollout_episodes=rollout_episodes)
+    replay = learner.replay
     recorded = recorder.ended[-30:]
     assert len(replay.ended) == 30 < len(recorder.ended)
     for batch, episode in zip(in_order(replay), recorded, strict=True):
@@ -95,8 +93,8 @@ def test_it_keeps_the_last_episodes_exactly_as_the_environment_showed_them(rollo
 
 
 def test_before_it_is_full_it_keeps_all():
-    trainer, recorder = played(300, buffer_episodes=500)
-    assert len(trainer.replay.ended) == len(recorder.ended) > 20
+    learner, recorder = played(300, buffer_episodes=500)
+    assert len(learner.replay.ended) == len(recorder.ended) > 20
 
 
 def test_a_batch_packs_episodes_longest_first_and_no_row_more():
@@ -120,8 +118,8 @@ def test_a_batch_packs_episodes_longest_first_and_no_row_more():
 
 
 def test_episodes_are_drawn_without_replacement_and_each_equally_often():
-    trainer, _ = played(800)
-    replay, generator = trainer.replay, torch.Generator().manual_seed(0)
+    learner, _ = played(800)
+    replay, generator = learner.replay, torch.Generator().manual_seed(0)
     firsts = {batch.obs.numpy().tobytes(): 0 for batch in in_order(replay)}
     assert len(firsts) == len(replay.ended) == 40
     for _ in range(200):
@@ -136,10 +134,10 @@ def test_episodes_are_drawn_without_replacement_and_each_equally_often():
 
 
 def test_the_memory_estimate_is_what_is_allocated(capsys):
-    trainer = trainer_of("qmix", buffer_episodes=5000)
-    allocated = sum(tensor.nbytes for tensor in trainer.replay.data.values())
+    learner = learner_of("qmix", buffer_episodes=5000)
+    allocated = sum(tensor.nbytes for tensor in learner.replay.data.values())
     # (5,000 + 8) episodes of 11 rows: 3 * 8 + 10 floats seen, 12 bytes of mask, 3 int16, a reward
-    assert allocated == trainer.replay.nbytes == 5008 * 11 * (4 * 34 + 12 + 6 + 4)
+    assert allocated == learner.replay.nbytes == 5008 * 11 * (4 * 34 + 12 + 6 + 4)
     said = capsys.readouterr().out
     assert said == (
         "replay of 5,000 episodes of at most 10 steps: up to 0.01 GB on cpu, and on disk in"
@@ -148,7 +146,7 @@ def test_the_memory_estimate_is_what_is_allocated(capsys):
 
 
 def test_the_estimate_comes_before_the_memory_is_taken():
-    replay = EpisodeReplay(trainer_of("qmix").env, 10**9)
+    replay = EpisodeReplay(learner_of("qmix").battles, 10**9)
     assert "1,000,000,000 episodes" in replay.describe()
     assert not replay.data
     with pytest.raises(UsageError, match=r"--buffer-episodes 1000000000: .* at most \d+ fit"):
@@ -191,17 +189,17 @@ def episodes_of(replay):
     return [dataclasses.asdict(batch) for batch in in_order(replay)]
 
 
-def loaded(trainer, state, file):
+def loaded(learner, state, file):
     """Return the episodes that a new replay reads from a file."""
-    replay = EpisodeReplay(trainer.env, trainer.config.buffer_episodes)
+    replay = EpisodeReplay(learner.battles, learner.config.buffer_episodes)
     replay.allocate()
     replay.load(state, io.BytesIO(file.getvalue()))
     return replay
 
 
-def start_writing(trainer):
+def start_writing(learner):
     """Save: return state, episodes at this moment, the slow file and the thread that writes it."""
-    replay, file = trainer.replay, Gate()
+    replay, file = learner.replay, Gate()
     state, now, writer = replay.state_dict(), episodes_of(replay), replay.writer()
     thread = threading.Thread(target=writer.write, args=(file,))
     thread.start()
@@ -209,16 +207,16 @@ def start_writing(trainer):
 
 
 def test_what_is_written_is_what_is_read():
-    trainer, _ = played(700)
-    state, now, file, thread = start_writing(trainer)
+    learner, _ = played(700)
+    state, now, file, thread = start_writing(learner)
     file.open()
     thread.join()
-    replay = loaded(trainer, state, file)
+    replay = loaded(learner, state, file)
     assert_same_state(episodes_of(replay), now)
-    assert_same_state(replay.state_dict(), trainer.replay.state_dict())
-    for old, new in zip(trainer.replay.open, replay.open, strict=True):
+    assert_same_state(replay.state_dict(), learner.replay.state_dict())
+    for old, new in zip(learner.replay.open, replay.open, strict=True):
         for name in ("obs", "actions"):
-            seen = trainer.replay._rows(name, old, ended=False)
+            seen = learner.replay._rows(name, old, ended=False)
             assert torch.equal(seen, replay._rows(name, new, ended=False))
     again = io.BytesIO()
     replay.writer().write(again)
@@ -226,58 +224,58 @@ def test_what_is_written_is_what_is_read():
 
 
 def test_training_goes_on_while_a_stuck_file_is_written():
-    trainer, recorder = played(100, buffer_episodes=200)
-    state, now, file, thread = start_writing(trainer)
+    learner, recorder = played(100, buffer_episodes=200)
+    state, now, file, thread = start_writing(learner)
     before = len(recorder.ended)
     while len(recorder.ended) < before + 50:  # not one byte is written meanwhile
-        qmix.collect(trainer, 0.5, Clock())
-    trainer.replay.sample(8, trainer.sampler)
+        learner.collect(0.5, Clock())
+    learner.replay.sample(8, learner.sampler)
     assert thread.is_alive()
     assert file.getvalue() == b""
     file.open()
     thread.join()
-    assert_same_state(episodes_of(loaded(trainer, state, file)), now)
+    assert_same_state(episodes_of(loaded(learner, state, file)), now)
 
 
 def test_episodes_that_are_overwritten_meanwhile_do_not_leak_into_the_file():
-    trainer, recorder = played(1500)
-    assert len(trainer.replay.ended) == 40  # full: each new episode takes an old one's slot
-    state, now, file, thread = start_writing(trainer)
-    before, fields = len(recorder.ended), len(trainer.replay.fields)
+    learner, recorder = played(1500)
+    assert len(learner.replay.ended) == 40  # full: each new episode takes an old one's slot
+    state, now, file, thread = start_writing(learner)
+    before, fields = len(recorder.ended), len(learner.replay.fields)
     file.open(fields * (8 + 20))  # the episodes being played, and twenty of the ended
     while len(recorder.ended) < before + 10:
-        qmix.collect(trainer, 0.5, Clock())
+        learner.collect(0.5, Clock())
     assert thread.is_alive()
     file.open()
     thread.join()
-    assert_same_state(episodes_of(loaded(trainer, state, file)), now)
-    kept, old = episodes_of(trainer.replay), now[0]
+    assert_same_state(episodes_of(loaded(learner, state, file)), now)
+    kept, old = episodes_of(learner.replay), now[0]
     assert not any(torch.equal(old["obs"], batch["obs"]) for batch in kept)
 
 
 def test_the_learner_waits_for_a_slot_that_is_not_written_yet():
-    trainer, recorder = played(1500)
-    state, now, file, thread = start_writing(trainer)
+    learner, recorder = played(1500)
+    state, now, file, thread = start_writing(learner)
     goal = len(recorder.ended) + 20
 
     def learn():
         while len(recorder.ended) < goal:
-            qmix.collect(trainer, 0.5, Clock())
+            learner.collect(0.5, Clock())
 
-    learner = threading.Thread(target=learn)
-    learner.start()
-    learner.join(timeout=1)
-    assert learner.is_alive()
+    learning = threading.Thread(target=learn)
+    learning.start()
+    learning.join(timeout=1)
+    assert learning.is_alive()
     file.open()
-    learner.join(timeout=30)
-    assert not learner.is_alive()
+    learning.join(timeout=30)
+    assert not learning.is_alive()
     thread.join()
-    assert_same_state(episodes_of(loaded(trainer, state, file)), now)
+    assert_same_state(episodes_of(loaded(learner, state, file)), now)
 
 
 def test_a_writer_that_gives_up_lets_the_learner_go_on():
-    trainer, recorder = played(1500)
-    writer = trainer.replay.writer()
+    learner, recorder = played(1500)
+    writer = learner.replay.writer()
     closed = io.BytesIO()
     closed.close()
     with pytest.raises(ValueError, match="closed file"):
@@ -285,4 +283,4 @@ def test_a_writer_that_gives_up_lets_the_learner_go_on():
     writer.release()
     before = len(recorder.ended)
     while len(recorder.ended) < before + 60:
-        qmix.collect(trainer, 0.5, Clock())
+        learner.collect(0.5, Clock())

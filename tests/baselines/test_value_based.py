@@ -4,15 +4,16 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from small_runs import config, trainer_of
+from small_runs import config, learner_of
 
-from baselines.learners.value_based import epsilon_at, exploration, mask_values
+from baselines.learners.value_based import epsilon_at, exploration
+from baselines.networks.action_values import mask_values
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
 
 
 def agent_of(**changes):
-    agent = trainer_of("qmix", **changes).learned.agent
+    agent = learner_of("qmix", **changes).network.agent
     torch.nn.init.orthogonal_(agent.network.head.weight)  # clear preferences
     return agent
 

@@ -1,4 +1,4 @@
-"""The life that all learners of battles share: they stop, are killed, go on, and train together."""
+"""The life that all multi-agent learners share: they stop, are killed, resume, train together."""
 
 import json
 import math
@@ -17,7 +17,6 @@ from small_runs import (
     flags_of,
     last_checkpoint,
     metrics,
-    module_of,
     replay_of,
     resume,
     start_command,
@@ -26,11 +25,12 @@ from small_runs import (
     wait_for_metrics,
 )
 
+from baselines.algorithms import ALGORITHMS
 from baselines.cli import main
 from baselines.errors import TrainingError
 from baselines.runs import checkpoints, loop
-from baselines.runs.folder import RunGroup, describe_environment
-from baselines.runs.loop import EXPLODED, Learners, over_seeds
+from baselines.runs.folder import RunGroup
+from baselines.runs.loop import DIVERGED, over_seeds
 
 LEARNERS = sorted(SMALL)
 
@@ -178,17 +178,17 @@ def test_a_broken_loss_stops_the_run_with_one_line(command, tmp_path, capsys, po
     )
     assert found, said
     name, value, iteration, path = found.groups()
-    assert not abs(float(value)) < EXPLODED
+    assert not abs(float(value)) < DIVERGED
     good = checkpoints.load(Path(path))
     assert all(weight.isfinite().all() for weight in good.weights.values())
     (run,) = tmp_path.iterdir()
     assert checkpoints.step_folders(run / "checkpoints")[-1] == Path(path)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == int(iteration) > good.trainer["iteration"] > 0
-    assert lines[-1][name] is None or not abs(lines[-1][name]) < EXPLODED
+    assert lines[-1][name] is None or not abs(lines[-1][name]) < DIVERGED
     for line in lines[:-1]:
         losses = [value for name, value in line.items() if name.startswith("losses/")]
-        assert all(math.isfinite(value) and abs(value) < EXPLODED for value in losses)
+        assert all(math.isfinite(value) and abs(value) < DIVERGED for value in losses)
 
 
 def test_the_line_names_the_seed_that_broke(tmp_path, capsys):
@@ -219,8 +219,8 @@ def test_no_checkpoint_of_qmix_holds_a_reward_that_is_no_number(tmp_path, capsys
 
 def test_seeds_beside_a_broken_one_are_saved_and_can_go_on(tmp_path):
     made = config("qmix", tmp_path, seed=4, seeds=2)
-    group = Learners(module_of("qmix").make_trainer, made)
-    runs = RunGroup.start("qmix", made, describe_environment(group.learners[0].env))
+    group = ALGORITHMS["qmix"].load("make_group")(made)
+    runs = RunGroup.start("qmix", made, group.environment)
     loop.save(group, runs)
     group.iterate()
     with pytest.raises(TrainingError, match=r"^seed 4: losses/td_loss is nan in iteration 1"):
@@ -233,8 +233,8 @@ def test_seeds_beside_a_broken_one_are_saved_and_can_go_on(tmp_path):
 
 def test_weights_that_are_no_numbers_are_not_saved(command, tmp_path):
     made = config(command, tmp_path)
-    group = Learners(module_of(command).make_trainer, made)
-    runs = RunGroup.start(command, made, describe_environment(group.learners[0].env))
+    group = ALGORITHMS[command].load("make_group")(made)
+    runs = RunGroup.start(command, made, group.environment)
     loop.save(group, runs)
     state = group.save_state()[0].weights
     name = next(name for name, value in state.items() if value.is_floating_point())

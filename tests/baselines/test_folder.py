@@ -8,7 +8,6 @@ import torch
 from small_runs import assert_same_run, config, cut, resume, train
 
 from baselines.cli import resumed_config
-from baselines.config import MappoConfig
 from baselines.errors import UsageError
 from baselines.learners import mappo
 from baselines.runs import checkpoints
@@ -101,9 +100,9 @@ def test_checkpoints_are_pruned_and_hold_plain_data_only(finished, tmp_path):
 def test_resume_refuses_flags_that_change_the_course_of_the_run(finished):
     arguments = ["--resume", str(finished), "--gamma", "0.5"]
     with pytest.raises(UsageError, match=r"--gamma 0.5: the run was started with 0.99"):
-        resumed_config("mappo", MappoConfig, str(finished), arguments)
+        resumed_config("mappo", str(finished), arguments)
     longer = ["--resume", str(finished), "--total-steps", "9000"]
-    assert resumed_config("mappo", MappoConfig, str(finished), longer).total_steps == 9000
+    assert resumed_config("mappo", str(finished), longer).total_steps == 9000
 
 
 def test_resume_refuses_another_engine(finished, tmp_path):
