@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from baselines.algorithms import ALGORITHMS
+from baselines.algorithms import ALGORITHMS, flag
 from baselines.config import (
     CapacityConfig,
     EvaluateConfig,
@@ -24,6 +24,7 @@ from baselines.config import (
     PlotConfig,
     QuickstartConfig,
     RunConfig,
+    check_range,
     recorded_config,
 )
 from baselines.errors import TrainingError, UsageError, expected
@@ -97,10 +98,12 @@ def dispatch(arguments: Sequence[str]) -> int:
     # 90 % slower on shared ones.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if name in ALGORITHMS:
-        return finish(*load("runs.loop:train")(name, training_config(name, rest)))
+        config = training_config(name, rest)
+        return finish(*load("runs.loop:train")(name, config))
     if name in TOOLS:
         _, config_class, target = TOOLS[name]
-        return load(target)(parse(name, config_class, rest))
+        config = parse(name, config_class, rest)
+        return load(target)(config)
     raise UsageError(expected("command", name, [*ALGORITHMS, *TOOLS]))
 
 
@@ -135,23 +138,33 @@ def finish(paths: Sequence[Path], stopped: int | None) -> int:
 
 
 def with_pfo(arguments: Sequence[str], network: str) -> list[str]:
-    """Return the arguments with `--pfo-coef X` replaced by the intervention of the same effect.
+    """Return arguments with `--pfo-coef X` written out as the intervention that it is short for.
 
     Args:
-        arguments: of a training command.
-        network: prefix of the network that PFO regularises, such as `"actor."`.
+        arguments: of a training command; of several `--pfo-coef` the last one counts.
+        network: prefix of the network that PFO holds, such as `"actor."`.
+
+    Raises:
+        UsageError: X is not a number of at least 0, or the command resumes a run.
     """
-    written: list[str] = []
-    given = iter(arguments)
+    others, given = [], iter(arguments)
+    value = ""
     for argument in given:
-        flag, equals, value = argument.partition("=")
-        if flag != "--pfo-coef":
-            written.append(argument)
-            continue
-        value = value if equals else next(given, "")
-        if value not in ("0", "0.0"):
-            written += ["--intervention", f"{network}pfo:coef={value}"]
-    return written
+        name, equals, text = argument.partition("=")
+        if name.replace("_", "-") == "--pfo-coef":
+            value = text if equals else next(given, "")
+        else:
+            others.append(argument)
+    if len(others) == len(arguments):
+        return others
+    if flag(arguments, "resume", ""):
+        raise UsageError(f"--pfo-coef {value}: a resumed run keeps the interventions of its record")
+    try:
+        coefficient = float(value)
+    except ValueError:
+        raise UsageError(f"--pfo-coef {value}: it must be a number of at least 0") from None
+    check_range("pfo_coef", coefficient, low=0)
+    return others + (["--intervention", f"{network}pfo:coef={value}"] if coefficient else [])
 
 
 def overview() -> str:

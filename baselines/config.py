@@ -300,7 +300,7 @@ class PpoConfig(RunConfig):
     source: Literal["auto", "gymnasium", "ale", "envpool"] = "auto"
     """Library that runs the environments; auto picks the fastest one installed (docs/ppo.md)."""
     profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
-    """Named set of defaults; other flags override it."""
+    """Named set of defaults; flags given apart win over it."""
     num_steps: int = 2048
     """Rollout length: steps per env in one iteration."""
 

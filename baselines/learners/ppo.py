@@ -83,7 +83,7 @@ def make_group(config: PpoConfig, found: Sequence[Checkpoint] = ()) -> "Ppo":
         config: of all seeds.
         found: checkpoints from which the seeds will be restored.
     """
-    return Ppo(config, found[0].trainer["iteration"] if found else 0)
+    return Ppo(config, found[0].trainer["iteration"] if found else None)
 
 
 class Columns(NamedTuple):
@@ -136,19 +136,19 @@ class Ppo:
 
     Args:
         config: of all seeds; everything is drawn from their numbers.
-        iteration: iterations done before, for a run that is resumed.
+        resumed: iterations done by a run that is resumed; `load_state` then begins the episodes.
 
     Raises:
         UsageError: the environment and the config do not fit together.
     """
 
-    def __init__(self, config: PpoConfig, iteration: int = 0) -> None:
+    def __init__(self, config: PpoConfig, resumed: int | None = None) -> None:
         if config.target_kl and config.seeds > 1:
             raise UsageError("--target-kl ends each seed's updates at another step: use --seeds 1")
-        self.config, self.iteration = config, iteration
+        self.config, self.iteration = config, resumed or 0
         numbers = [config.seed + index for index in range(config.seeds)]
         learner_seeds = [derive_seeds(number)[1] for number in numbers]
-        self.env = make_vector_env(config, env_seeds(config, numbers, iteration))
+        self.env = make_vector_env(config, env_seeds(config, numbers, self.iteration))
         self.preprocessor = Preprocessor(config, self.env)
         self.distribution = space_of(config, self.env)
         self.generators = [seeded_generator(seed, "cpu") for seed in learner_seeds]
@@ -170,7 +170,7 @@ class Ppo:
         self.environment = {"id": self.env.id, "fingerprint": self.env.fingerprint}
         self.gradient_step = graphed(self._gradient_step)
         self._snapshots = snapshot_iterations(config)
-        if not iteration:
+        if resumed is None:
             if config.obs_norm == "frozen":
                 rngs = [np.random.default_rng(seed) for seed in learner_seeds]
                 self.preprocessor.estimate(self.env, rngs)
