@@ -250,7 +250,7 @@ class Mappo:
         return torch.cat([losses, torch.stack(norms).detach()])
 
     def loss(
-        self, minibatch: Minibatch, references: dict[str, Reference] | None = None
+        self, minibatch: Minibatch, references: Mapping[str, Reference] = NO_REFERENCES
     ) -> tuple[Tensor, Tensor]:
         """Return the loss, and its parts in the order of LOSSES without the gradient norms.
 

@@ -341,7 +341,7 @@ class Ppo:
         return torch.cat([losses, self.step(total)], -1)
 
     def loss(
-        self, minibatch: Minibatch, references: dict[str, Reference] | None = None
+        self, minibatch: Minibatch, references: Mapping[str, Reference] = NO_REFERENCES
     ) -> tuple[Tensor, Tensor]:
         """Return the loss summed over seeds, and its parts (seeds, len(LOSSES) - 2) for the log.
 
