@@ -42,7 +42,7 @@ def main(config: CapacityConfig) -> int:
             result = measure_run(path, config)
             write_json(path / "capacity.json", result)
             write_scalars(path, result)
-            print(summary(path, result), flush=True)
+            print(capacity_summary(path, result), flush=True)
     return 0
 
 
@@ -192,7 +192,7 @@ def write_scalars(path: Path, result: dict[str, Any]) -> None:
                 writer.add_scalar(f"plasticity/capacity_loss/{name}", value, step)
 
 
-def summary(path: Path, result: dict[str, Any]) -> str:
+def capacity_summary(path: Path, result: dict[str, Any]) -> str:
     """Return the line that the command prints for a run."""
     parts = [
         f"{name} {result[name]['full_set'][0]:.4g} to {result[name]['full_set'][-1]:.4g}"

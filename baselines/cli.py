@@ -99,11 +99,11 @@ def dispatch(arguments: Sequence[str]) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if name in ALGORITHMS:
         config = training_config(name, rest)
-        return finish(*load("runs.loop:train")(name, config))
+        return finish(*imported("runs.loop:train")(name, config))
     if name in TOOLS:
         _, config_class, target = TOOLS[name]
         config = parse(name, config_class, rest)
-        return load(target)(config)
+        return imported(target)(config)
     raise UsageError(expected("command", name, [*ALGORITHMS, *TOOLS]))
 
 
@@ -134,7 +134,7 @@ def finish(paths: Sequence[Path], stopped: int | None) -> int:
         print("evaluate with")
         for path in paths:
             print(f"  baselines evaluate {path}")
-    return load("runs.process:exit_status")(stopped)
+    return imported("runs.process:exit_status")(stopped)
 
 
 def with_pfo(arguments: Sequence[str], network: str) -> list[str]:
@@ -256,7 +256,7 @@ def resumed_config(name: str, folder: str, arguments: Sequence[str]) -> Any:
     return config
 
 
-def load(target: str) -> Callable[[Any], int]:
+def imported(target: str) -> Callable[[Any], int]:
     """Return the function `module:name` of this package, which is imported first."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(f"baselines.{module}"), name)

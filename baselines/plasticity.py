@@ -21,7 +21,6 @@ from ppo_plasticity.norms import policy_variance, value_statistics
 from ppo_plasticity.probe import Probe, Record, capture_preactivations
 
 NETWORKS = ("actor", "critic")
-LOSSES = ("losses/pfo", "losses/interventions")  # in the order of `Terms`
 
 
 def interventions_of(

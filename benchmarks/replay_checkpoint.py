@@ -38,7 +38,7 @@ def main() -> None:
         battles = learner.battles
         environment = {"id": battles.id, "fingerprint": battles.fingerprint}
         run = Run.start("qmix", config, environment)
-        held_up = timed(lambda: run.save(state.save(learner)))
+        held_up = timed(lambda: run.save(state.checkpoint_of(learner)))
         during, began = [], time.perf_counter()
         while run.is_writing:
             during.append(timed(learner.iterate))

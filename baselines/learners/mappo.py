@@ -166,16 +166,17 @@ class Mappo:
         steps = self.buffer.count_valid()
         self.global_step += steps
         batch = self.make_batch(actor_hidden)
-        teaches = bool(live_entries(self.buffer).any())
-        learned = self.learn(batch, clock) if teaches else {}  # dead agents alone teach nothing
+        learned = self.learn(batch, clock) if batch is not None else {}
         self.iteration += 1
         clock.spent("learn")
         played = self.collector.tally.read()
         return iteration_metrics(played, steps, self.optimizer, clock.lap(), learned)
 
     @torch.no_grad()
-    def make_batch(self, actor_hidden: Tensor) -> Batch:
-        """Return the rollout with its targets; those of reset rows mean nothing.
+    def make_batch(self, actor_hidden: Tensor) -> Batch | None:
+        """Return the rollout with its targets, which mean nothing in reset rows.
+
+        A rollout without a live agent teaches nothing: it gives None.
 
         Args:
             actor_hidden: (num_envs, num_agents, memory_size) at the start of the rollout.
@@ -184,6 +185,8 @@ class Mappo:
         critic_hidden = self.critic_hidden.clone().unflatten(0, (-1, agent.num_values))
         values, following = predict_values(agent, buffer, self.critic_hidden)
         self.critic_hidden.copy_(following)
+        if not live_entries(buffer).any():
+            return None
         terminated = buffer.done if config.timeout_is_terminal else buffer.terminated
         raw_values = agent.value_norm.denormalise(values)
         advantages = gae(

@@ -27,7 +27,7 @@ from baselines.learners.optimizer import anneal
 from baselines.learners.ppo_policy import (
     env_seeds,
     load_policy,
-    make_agent,
+    make_actor_critic,
     space_of,
 )
 from baselines.learners.ppo_stack import (
@@ -157,7 +157,7 @@ class Ppo:
         for seed, own in zip(learner_seeds, hooks, strict=True):
             torch.manual_seed(seed)
             shape = self.preprocessor.obs_shape
-            agents.append(make_agent(config, shape, self.distribution, own))
+            agents.append(make_actor_critic(config, shape, self.distribution, own))
         self.stack = Stack(agents, block_tests(agents[0]))
         self.optimizers = make_optimizers(config, self.stack, hooks[0])
         self.moments = Moments(self.stack, self.optimizers)
@@ -207,12 +207,12 @@ class Ppo:
 
     def save_state(self) -> list[Checkpoint]:
         """Return each seed's checkpoint: everything but the state of the environments."""
-        return [state.save(seed) for seed in self.seeds]
+        return [state.checkpoint_of(seed) for seed in self.seeds]
 
     def load_state(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Restore each seed from its checkpoint, and begin episodes."""
         for seed, checkpoint in zip(self.seeds, checkpoints, strict=True):
-            state.load(seed, checkpoint)
+            state.restore_learner(seed, checkpoint)
         self.collector.start()
 
     def close(self) -> None:
@@ -301,7 +301,7 @@ class Ppo:
                 [torch.randperm(num_rows, generator=own) for own in self.generators]
             )
             picks = order[:, : size * config.num_minibatches].unflatten(1, (-1, size))
-            minibatches = select(batch, picks)
+            minibatches = minibatches_of(batch, picks)
             for index, minibatch in enumerate(minibatches):
                 # The step after this one trains on the next rows, not on these.
                 following = self.refer(minibatches[(index + 2) % len(minibatches)])
@@ -363,7 +363,7 @@ class Ppo:
         bounded = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
         policy = -kept["actor"].mean(torch.minimum(ratio * advantages, bounded * advantages))
         value = 0.5 * kept["critic"].mean(
-            value_errors(config, columns, new["critic"].outputs.squeeze(-1))
+            clipped_value_errors(config, columns, new["critic"].outputs.squeeze(-1))
         )
         entropy = rows.mean(self.distribution.entropy(outputs, columns.raw_actions))
         terms = {
@@ -372,7 +372,7 @@ class Ppo:
         pfo = terms["actor"].pfo + terms["critic"].pfo
         others = terms["actor"].others + terms["critic"].others
         total = policy - config.ent_coef * entropy + config.vf_coef * value + pfo + others
-        statistics = ratio_statistics(config, rows, log_ratio.detach(), ratio.detach())
+        statistics = clip_statistics(config, rows, log_ratio.detach(), ratio.detach())
         return total.sum(), torch.stack(
             [policy, value, entropy, *statistics, pfo, others], -1
         ).detach()
@@ -547,7 +547,7 @@ def normalise(advantages: Tensor, weights: Tensor, deviation: str) -> Tensor:
     return centred / ((variance * count / (count - 1).clamp(min=1)).sqrt() + 1e-8)
 
 
-def value_errors(config: PpoConfig, columns: Columns, values: Tensor) -> Tensor:
+def clipped_value_errors(config: PpoConfig, columns: Columns, values: Tensor) -> Tensor:
     """Return squared errors (seeds, rows), the larger of plain and clipped ones if asked."""
     errors = (values - columns.returns).square()
     if not config.clip_vloss:
@@ -556,7 +556,7 @@ def value_errors(config: PpoConfig, columns: Columns, values: Tensor) -> Tensor:
     return torch.maximum(errors, (columns.values + change - columns.returns).square())
 
 
-def ratio_statistics(
+def clip_statistics(
     config: PpoConfig, rows: WeightedRows, log_ratio: Tensor, ratio: Tensor
 ) -> list[Tensor]:
     """Return the KL estimate k3 (Schulman 2020), the share clipped, the mean ratio, each (seeds,).
@@ -583,7 +583,7 @@ def estimate_advantages(config: PpoConfig, rollout: Rollout, values: Tensor) -> 
     ).transpose(0, 1)
 
 
-def select(batch: Batch, picks: Tensor) -> list[Minibatch]:
+def minibatches_of(batch: Batch, picks: Tensor) -> list[Minibatch]:
     """Return the minibatches of an epoch.
 
     Args:

@@ -48,7 +48,7 @@ def env_seeds(config: PpoConfig, seeds: list[int], iteration: int) -> list[int]:
     return [base + env for base in bases for env in range(config.num_envs)]
 
 
-def make_agent(
+def make_actor_critic(
     config: PpoConfig,
     obs_shape: tuple[int, ...],
     distribution: Distribution,
@@ -135,7 +135,7 @@ def load_policy(
     preprocessor = Preprocessor(config, env)
     distribution = space_of(config, env)
     hooks = {name: interventions_of(config, name) for name in NETWORKS}
-    agent = make_agent(config, preprocessor.obs_shape, distribution, hooks)
+    agent = make_actor_critic(config, preprocessor.obs_shape, distribution, hooks)
     load_weights(agent, network_weights(weights), env.id)
     for name in ("mean", "variance"):
         getattr(preprocessor.moments, name)[0] = weights[f"preprocessor.obs_{name}"].numpy()

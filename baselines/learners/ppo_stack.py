@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from baselines.learners.ppo_policy import network_weights
 from baselines.networks.single_agent import ActorCritic
-from baselines.networks.stacked import Run, one_by_one, prepared, stacked_layer
+from baselines.networks.stacked import RunLayer, one_by_one, prepared, stacked_layer
 
 # Views of stacked tensors are not dense; gradients are added into them in place all the same.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
@@ -94,7 +94,7 @@ class Stack:
         self._plans = {network: self._plan(network) for network in networks}
 
     def forward(self, network: str, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run the sequential `network` of every seed on its inputs.
+        """RunLayer the sequential `network` of every seed on its inputs.
 
         Args:
             network: attribute of the agents.
@@ -111,7 +111,7 @@ class Stack:
                 preactivations.append(inputs)
         return inputs, preactivations[:-1]
 
-    def frozen(self, network: str) -> Run:
+    def frozen(self, network: str) -> RunLayer:
         """Return a function from a network's inputs to its outputs: quicker, without gradient.
 
         The function reads the stacked weights, so it follows their changes.
@@ -123,7 +123,7 @@ class Stack:
         """Return the blocks that hold a network's parameters; a shared trunk belongs to both."""
         return [block for name, block in self.blocks.items() if name in (network, "trunk")]
 
-    def _plan(self, network: str) -> list[tuple[Run, bool]]:
+    def _plan(self, network: str) -> list[tuple[RunLayer, bool]]:
         """Return each layer of a network as a function, and whether it makes pre-activations."""
         layers = getattr(self.agents[0], network)
         return [
@@ -131,7 +131,7 @@ class Stack:
             for index, layer in enumerate(layers)
         ]
 
-    def _runner(self, layer: nn.Module, name: str) -> Run:
+    def _runner(self, layer: nn.Module, name: str) -> RunLayer:
         """Return one layer as a function of all seeds at once, or of one seed after the other."""
         if isinstance(layer, nn.Flatten):
             return partial(torch.flatten, start_dim=2)

@@ -25,9 +25,9 @@ from baselines.learners.value_based import (
     exploration,
     gradient_step,
     load_policy,
-    make_optimizer,
     make_plasticity,
     make_team,
+    make_team_optimizer,
     td_loss,
     update_metrics,
 )
@@ -58,6 +58,10 @@ class Minibatch:
     rows: ChosenRows  # of num_rows - 1 times envs: neither history nor a reset row
     old: Pass | None  # before the update, if a loss term compares with it
 
+    def input_rows(self) -> Tensor:
+        """Return the network's inputs (rows * num_agents, input_size)."""
+        return self.inputs.flatten(0, 1)
+
 
 class Pqn:
     """One seed of PQN: a `runs.loop.Learner`.
@@ -76,7 +80,7 @@ class Pqn:
         self.battles = make_battles(config)
         self.network, hooks = make_team(config, self.battles.sizes)
         self.agent: ValueAgent = self.network.agent
-        self.optimizer = make_optimizer(config, self.network, hooks)
+        self.optimizer = make_team_optimizer(config, self.network, hooks)
         self.generator = seeded_generator(learner_seed, config.device)
         self.plasticity = make_plasticity(self.agent, hooks, self.optimizer, self.generator)
         self.battles.reset(environment_seed)
@@ -151,12 +155,12 @@ class Pqn:
             following = self.refer(later)
             losses.append(self.gradient_step(minibatch, reference))
             reference = following
-            self.plasticity.after_step(partial(inputs_of, minibatch))
+            self.plasticity.after_step(minibatch.input_rows)
         means = mean_losses(LOSSES, losses)
         clock.spent("learn")
         measured = update_metrics(measurement) if measurement else {}
         clock.spent("probe")
-        self.plasticity.after_batch(lambda: inputs_of(whole()))
+        self.plasticity.after_batch(lambda: whole().input_rows())
         return {**means, **measured}
 
     def whole(self) -> Callable[[], Minibatch]:
@@ -168,7 +172,7 @@ class Pqn:
         """Return a measurement that begins now, before the update, if one is due."""
         if not is_due(self.config, self.iteration):
             return None
-        return Measurement([self.plasticity], lambda _: values_of(self.agent, whole()))
+        return Measurement([self.plasticity], lambda _: self.values(whole()))
 
     @torch.no_grad()
     def look_back(self, whole: Callable[[], Minibatch]) -> Pass | None:
@@ -220,7 +224,7 @@ class Pqn:
         """Return the values of some envs now, if an intervention asks for them."""
         if not self.plasticity.changes("reference"):
             return None
-        return Reference.of(partial(values_of, self.agent, self.select(envs)))
+        return Reference.of(partial(self.values, self.select(envs)))
 
     def _gradient_step(self, minibatch: Minibatch, reference: Reference | None) -> Tensor:
         """Take one step of the optimizer; return the losses (len(LOSSES),), not waited for."""
@@ -230,9 +234,12 @@ class Pqn:
 
     def run(self, minibatch: Minibatch) -> Pass:
         """Return the values of a minibatch, with the pre-activations that loss terms read."""
-        return self.plasticity.run(
-            self.agent.network.trunk, partial(values_of, self.agent, minibatch)
-        )
+        return self.plasticity.run(self.agent.network.trunk, partial(self.values, minibatch))
+
+    def values(self, minibatch: Minibatch) -> Tensor:
+        """Return action values (num_rows * envs * num_agents, num_actions)."""
+        network = self.agent.network
+        return network.sequence(minibatch.inputs, minibatch.hidden, minibatch.carry)[0]
 
     def loss(
         self, minibatch: Minibatch, new: Pass, reference: Reference | None = None
@@ -279,13 +286,3 @@ class Pqn:
             gamma=config.gamma,
             td_lambda=config.td_lambda,
         )
-
-
-def inputs_of(minibatch: Minibatch) -> Tensor:
-    """Return the network's inputs (rows * num_agents, input_size) of a minibatch."""
-    return minibatch.inputs.flatten(0, 1)
-
-
-def values_of(agent: ValueAgent, minibatch: Minibatch) -> Tensor:
-    """Return action values (num_rows * envs * num_agents, num_actions)."""
-    return agent.network.sequence(minibatch.inputs, minibatch.hidden, minibatch.carry)[0]

@@ -5,7 +5,6 @@ A seed's rows are as many as any other's, so that their networks can be stacked
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from baselines.config import PqnConfig
 from baselines.experience.collect import Choice, Clock, Metrics
 from baselines.learners.optimizer import mean_losses
-from baselines.learners.pqn import Minibatch, Pqn, inputs_of
+from baselines.learners.pqn import Minibatch, Pqn
 from baselines.learners.value_based import LOSSES, clipped_step, load_policy, update_metrics
 from baselines.networks.network_stack import PLACES, NetworkStack, runs_as_one
 from baselines.plasticity import Pass, Reference
@@ -106,7 +105,7 @@ def learn(learners: Sequence[Pqn], clock: Clock) -> list[Metrics]:
     measured = [update_metrics(found) if found else {} for found in measurements]
     clock.spent("probe")
     for learner, whole in pairs:
-        learner.plasticity.after_batch(lambda whole=whole: inputs_of(whole()))
+        learner.plasticity.after_batch(lambda whole=whole: whole().input_rows())
     return [{**row, **more} for row, more in zip(means, measured, strict=True)]
 
 
@@ -152,7 +151,7 @@ def take_step(updates: Sequence[SeedUpdate], parts: Sequence[tuple[Tensor, Tenso
         learner = update.learner
         norm = clipped_step(learner.network, learner.optimizer, learner.config.max_grad_norm)
         update.losses.append(torch.cat([found, norm]))
-        learner.plasticity.after_step(partial(inputs_of, batch))
+        learner.plasticity.after_step(batch.input_rows)
 
 
 def run(learners: Sequence[Pqn], batches: Sequence[Minibatch]) -> list[Pass]:

@@ -26,9 +26,9 @@ from baselines.learners.value_based import (
     exploration,
     gradient_step,
     load_policy,
-    make_optimizer,
     make_plasticity,
     make_team,
+    make_team_optimizer,
     td_loss,
     update_metrics,
 )
@@ -64,7 +64,7 @@ class Qmix:
         self.battles = make_battles(config)
         self.network, hooks = make_team(config, self.battles.sizes)
         self.target = copy.deepcopy(self.network).requires_grad_(requires_grad=False)
-        self.optimizer = make_optimizer(config, self.network, hooks)
+        self.optimizer = make_team_optimizer(config, self.network, hooks)
         self.generator = seeded_generator(learner_seed, config.device)  # exploration, interventions
         self.sampler = seeded_generator(learner_seed, "cpu")  # draws episodes
         self.plasticity = make_plasticity(self.network.agent, hooks, self.optimizer, self.generator)

@@ -56,7 +56,7 @@ def change_agent_layers(config: ValueConfig, agent: ValueAgent) -> Interventions
     return hooks
 
 
-def make_optimizer(
+def make_team_optimizer(
     config: ValueConfig, team: TeamValues, hooks: Interventions
 ) -> torch.optim.Optimizer:
     """Return one Adam over network and mixer, with the options that interventions change."""

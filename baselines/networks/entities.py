@@ -7,34 +7,34 @@ from baselines.errors import UsageError
 from smacv2.layout import Block, Layout
 from smacv2.scenario import load_unit_types
 
-Columns = tuple[int, ...]
-Rows = tuple[Columns, ...]
-"""Columns of each row, all of one length."""
+ColumnIndices = tuple[int, ...]
+RowColumns = tuple[ColumnIndices, ...]
+"""ColumnIndices of each row, all of one length."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Aims:
     """Per-unit values that refer to a target: an enemy, or an ally if the unit is a healer."""
 
-    slots: Rows
-    """Columns of each unit's values, one per target slot."""
-    healer: Rows
-    """Columns that are 1 if the unit is a healer; empty if no unit type heals."""
+    slots: RowColumns
+    """ColumnIndices of each unit's values, one per target slot."""
+    healer: RowColumns
+    """ColumnIndices that are 1 if the unit is a healer; empty if no unit type heals."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entities:
     """The columns of the entities in one input of a network."""
 
-    own: Columns
-    """Columns that belong to no entity."""
-    enemies: Rows
+    own: ColumnIndices
+    """ColumnIndices that belong to no entity."""
+    enemies: RowColumns
     """Features of each enemy; all 0 if it is not seen."""
-    allies: Rows
+    allies: RowColumns
     """Features of each ally, ordered by index; the agent itself may be left out."""
     aims: tuple[Aims, ...]
     """Per-unit values that refer to targets; they become features of the targets."""
-    agent_id: Columns
+    agent_id: ColumnIndices
     """One-hot of the agent's index; empty if all allies have a row."""
 
 
@@ -111,18 +111,18 @@ def layout_of(sizes: Any) -> Layout:
     return layout
 
 
-def _columns(block: Block) -> Columns:
+def _columns(block: Block) -> ColumnIndices:
     return tuple(range(block.offset, block.end))
 
 
-def _rows(block: Block, part: str = "", but: str = "\n") -> Rows:
+def _rows(block: Block, part: str = "", but: str = "\n") -> RowColumns:
     """Return the columns of each row whose names contain `part`, but not `but`."""
     places = [at for at, name in enumerate(block.row) if part in name and but not in name]
     starts = range(block.offset, block.end, block.width)
     return tuple(tuple(start + at for at in places) for start in starts)
 
 
-def _healers(layout: Layout, block: Block) -> Rows:
+def _healers(layout: Layout, block: Block) -> RowColumns:
     """Return the columns of each row that mark the unit types that heal."""
     types, bits = load_unit_types(), _rows(block, "unit_type")
     heals = [at for at, name in enumerate(layout.unit_types) if types[name].heal is not None]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from baselines.networks.attention import EntityAttention
 from baselines.networks.gru import Gru, run_grus
 from baselines.networks.network import Forward, Network
-from baselines.networks.stacked import Run, stacked_layer
+from baselines.networks.stacked import RunLayer, stacked_layer
 
 PLACES = 8  # networks that run at once; the results of places without a seed are ignored
 
@@ -116,7 +116,7 @@ class AttentionStack:
         return stack_tensors([module.logits(own.clone(), seen) for module, own, seen in parts])
 
 
-def stack_layers(modules: Sequence[nn.Module]) -> Run:
+def stack_layers(modules: Sequence[nn.Module]) -> RunLayer:
     """Return the function that runs a layer, or a sequence, of each seed on (places, rows, ...)."""
     first = modules[0]
     if isinstance(first, nn.Sequential):
@@ -130,7 +130,7 @@ def stack_layers(modules: Sequence[nn.Module]) -> Run:
 
 
 def run_in_turn(modules: Sequence[nn.Module], inputs: Tensor) -> Tensor:
-    """Run a layer of each seed on its own inputs (places, rows, ...).
+    """RunLayer a layer of each seed on its own inputs (places, rows, ...).
 
     Inputs are copied, because cuBLAS also chooses kernels by memory address.
     """

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from baselines.networks.single_agent import ScalePixels
 
-Run = Callable[[Tensor], Tensor]
+RunLayer = Callable[[Tensor], Tensor]
 # None: the module itself is the function, since it has settings.
-ELEMENTWISE: dict[type[nn.Module], Run | None] = {
+ELEMENTWISE: dict[type[nn.Module], RunLayer | None] = {
     nn.Tanh: torch.tanh,
     nn.ReLU: torch.relu,
     nn.GELU: None,
@@ -22,7 +22,7 @@ ELEMENTWISE: dict[type[nn.Module], Run | None] = {
 }
 
 
-def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> Run | None:
+def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> RunLayer | None:
     """Return the function that runs a layer of all seeds at once; None for an unknown layer.
 
     Args:
@@ -39,7 +39,7 @@ def stacked_layer(layer: nn.Module, parameters: dict[str, Tensor]) -> Run | None
     return partial(stacked_layer_norm, shape=shape, eps=eps, **parameters)
 
 
-def prepared(run: Run) -> Run:
+def prepared(run: RunLayer) -> RunLayer:
     """Return a linear layer with its weights already transposed; other layers as they are."""
     if not (isinstance(run, partial) and run.func is stacked_linear):
         return run

@@ -147,7 +147,7 @@ def make_curves(
             if len(curve.steps):
                 groups.setdefault(label_of[curve.run.path], []).append(curve)
         if groups:
-            made = [make_group(label, groups[label], statistic, width) for label in sorted(groups)]
+            made = [curve_group(label, groups[label], statistic, width) for label in sorted(groups)]
             environments.append(EnvironmentCurves(env_id, width, made))
     return environments
 
@@ -205,7 +205,7 @@ def episode_weights(run: RunSeries, metric: str) -> Array:
 # A group -----------------------------------------------------------------------------------------
 
 
-def make_group(
+def curve_group(
     label: str, curves: Sequence[LearningCurve], statistic: Aggregate, width: int
 ) -> CurveGroup:
     """Return a group with its bands; bins in which a run has no value are interpolated."""

@@ -21,13 +21,12 @@ from baselines.runs.seeding import random_states, set_random_states
 from baselines.runs.state import Saved
 
 DIVERGED = 1e9  # a larger loss means that training has diverged
-Metrics = dict[str, float]
 
 
 class Learner(Saved, Protocol):
     """One seed of a multi-agent learner, with all its state."""
 
-    def iterate(self) -> Metrics:
+    def iterate(self) -> dict[str, float]:
         """Collect and learn once; return the metrics."""
 
 
@@ -40,7 +39,7 @@ class Group(Protocol):
     finished: bool
     snapshot_due: bool
 
-    def iterate(self) -> Sequence[Metrics | None]:
+    def iterate(self) -> Sequence[dict[str, float] | None]:
         """Collect and learn once with each seed; None for a seed that is finished."""
 
     def save_state(self) -> list[Checkpoint]:
@@ -92,9 +91,9 @@ class Seeds:
         """Whether each seed has done `total_steps`."""
         return min(self.global_steps) >= self.total_steps
 
-    def iterate(self) -> list[Metrics | None]:
+    def iterate(self) -> list[dict[str, float] | None]:
         """Collect and learn once with each seed; None for a seed that is finished."""
-        metrics: list[Metrics | None] = []
+        metrics: list[dict[str, float] | None] = []
         for index, learner in enumerate(self.learners):
             with self._turn(index):
                 done = learner.global_step >= self.total_steps
@@ -106,7 +105,7 @@ class Seeds:
         saved = []
         for index, learner in enumerate(self.learners):
             with self._turn(index):
-                checkpoint = state.save(learner)
+                checkpoint = state.checkpoint_of(learner)
                 checkpoint.trainer["random"] = random_states()
                 saved.append(checkpoint)
         return saved
@@ -115,7 +114,7 @@ class Seeds:
         """Restore each seed from its checkpoint."""
         for index, checkpoint in enumerate(checkpoints):
             with self._turn(index):
-                state.load(self.learners[index], checkpoint)
+                state.restore_learner(self.learners[index], checkpoint)
                 set_random_states(checkpoint.trainer["random"])
 
     def close(self) -> None:
@@ -201,10 +200,10 @@ def loop(group: Group, runs: RunGroup, progress: Progress, stop: StopRequest) ->
         if group.snapshot_due:
             runs.snapshot(group.save_state())
         if runs.checkpoint_due(group.global_steps):
-            save(group, runs)
+            save_group(group, runs)
             saved = True
     if not saved:
-        save(group, runs)
+        save_group(group, runs)
     runs.wait()  # here, because a second SIGTERM must not end the process while a thread writes
 
 
@@ -213,7 +212,7 @@ def steps_done(group: Group) -> int:
     return sum(map(int, group.global_steps))
 
 
-def save(group: Group, runs: RunGroup) -> None:
+def save_group(group: Group, runs: RunGroup) -> None:
     """Save each seed's state.
 
     Raises:
@@ -224,7 +223,7 @@ def save(group: Group, runs: RunGroup) -> None:
     runs.save(saved)
 
 
-def broken_losses(metrics: Sequence[Metrics | None]) -> dict[int, str]:
+def broken_losses(metrics: Sequence[dict[str, float] | None]) -> dict[int, str]:
     """Describe, per seed, the first loss that is NaN or has diverged."""
     broken: dict[int, str] = {}
     for index, values in enumerate(metrics):
@@ -265,7 +264,7 @@ def refuse(group: Group, runs: RunGroup, broken: dict[int, str]) -> None:
     )
 
 
-def over_seeds(metrics: Sequence[Metrics | None]) -> Metrics:
+def over_seeds(metrics: Sequence[dict[str, float] | None]) -> dict[str, float]:
     """Return the means of the metrics over the seeds, for the progress line."""
     present = [values for values in metrics if values is not None]
     names = [name for name in present[0] if all(name in values for values in present)]

@@ -30,7 +30,7 @@ class Saved(Protocol):
         """Return all parts that change in training, except weights, battles and counters."""
 
 
-def save(learner: Saved) -> Checkpoint:
+def checkpoint_of(learner: Saved) -> Checkpoint:
     """Return everything that `load` needs to resume a learner bit for bit."""
     parts = learner.parts()
     state = {name: state_of(part) for name, part in parts.items()}
@@ -46,7 +46,7 @@ def save(learner: Saved) -> Checkpoint:
     )
 
 
-def load(learner: Saved, checkpoint: Checkpoint) -> None:
+def restore_learner(learner: Saved, checkpoint: Checkpoint) -> None:
     """Restore a learner from a checkpoint that `save` returned."""
     saved = checkpoint.trainer
     learner.network.load_state_dict(checkpoint.weights)

@@ -111,7 +111,7 @@ def replay_of(path, checkpoint):
     fields["intervention"] = tuple(fields["intervention"])
     command = record["algorithm"]
     learner = make_learner(command, ALGORITHMS[command].config(**fields))
-    state.load(learner, checkpoint)
+    state.restore_learner(learner, checkpoint)
     replay = learner.replay
     slots = np.array(replay.ended, np.int64)
     if len(slots) == 0:

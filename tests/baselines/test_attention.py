@@ -416,9 +416,9 @@ def test_every_learner_trains_a_network_that_attends_to_units(name, network):
     make, config, changes = LEARNERS[name]
     changes = {"num_envs": 2, "hidden_size": 8, "network": network, "probe": 1, **changes}
     learner = make(config(encoder="attention", **changes))
-    before = {name: value.clone() for name, value in state.save(learner).weights.items()}
+    before = {name: value.clone() for name, value in state.checkpoint_of(learner).weights.items()}
     metrics = learner.iterate() | learner.iterate()
-    after = state.save(learner).weights
+    after = state.checkpoint_of(learner).weights
     assert any(name.startswith("plasticity/feature_rank") for name in metrics)
     learning = [name for name in before if "attention." in name and not name.startswith("target")]
     assert learning

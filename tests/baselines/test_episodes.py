@@ -221,7 +221,10 @@ def test_envpools_hopper_obeys_gymnasiums_physics():
         (["--env", "smacv2/terran_5_vs_5"], ["several agents act in it; use baselines mappo"]),
         (["--env", "CartPol-v1"], ["unknown environment 'CartPol-v1'", "'CartPole-v1'"]),
         (["--env", "ALE/Pongo-v5"], ["unknown environment", "Did you mean 'ALE/Pong-v5'?"]),
-        (["--env", "Hopper-v5", "--source", "ale"], ["--source ale: Hopper-v5 is no Atari game"]),
+        (
+            ["--env", "Hopper-v5", "--source", "ale"],
+            ["--source ale: Hopper-v5 is not an Atari game"],
+        ),
         (["--env", "ALE/Pong-v5", "--source", "gymnasium"], ["ale or envpool"]),
         (["--env", "CartPole-v1", "--env-option", "gravity"], ["key=value"]),
         (["--env", "CartPole-v1", "--env-option", "gravitation=3"], ["gravitation"]),

@@ -221,7 +221,7 @@ def test_seeds_beside_a_broken_one_are_saved_and_can_go_on(tmp_path):
     made = config("qmix", tmp_path, seed=4, seeds=2)
     group = ALGORITHMS["qmix"].load("make_group")(made)
     runs = RunGroup.start("qmix", made, group.environment)
-    loop.save(group, runs)
+    loop.save_group(group, runs)
     group.iterate()
     with pytest.raises(TrainingError, match=r"^seed 4: losses/td_loss is nan in iteration 1"):
         loop.refuse(group, runs, {0: "losses/td_loss is nan"})
@@ -235,12 +235,12 @@ def test_weights_that_are_no_numbers_are_not_saved(command, tmp_path):
     made = config(command, tmp_path)
     group = ALGORITHMS[command].load("make_group")(made)
     runs = RunGroup.start(command, made, group.environment)
-    loop.save(group, runs)
+    loop.save_group(group, runs)
     state = group.save_state()[0].weights
     name = next(name for name, value in state.items() if value.is_floating_point())
     state[name].view(-1)[0] = torch.nan
     with pytest.raises(TrainingError, match=rf"seed 1: weight {name} is not finite in iteration 0"):
-        loop.save(group, runs)
+        loop.save_group(group, runs)
     runs.close()
     good = last_checkpoint(runs.path)
     assert all(weight.isfinite().all() for weight in good.weights.values())

@@ -43,12 +43,10 @@ def rollout(config, seed=0):
 
 def whole_batch(config, learner, hidden):
     """Return the minibatch of all envs."""
-    agent, buffer = learner.network, learner.buffer
-    values, _ = mappo.predict_values(agent, buffer, learner.critic_hidden)
-    critic_hidden = learner.critic_hidden.unflatten(0, (-1, agent.num_values))
-    hidden = {"actor": hidden, "critic": critic_hidden}
-    batch = mappo.make_batch(config, agent, buffer, hidden, values)
-    return mappo.select(agent, batch, torch.arange(config.num_envs))
+    start = learner.critic_hidden.clone()
+    batch = learner.make_batch(hidden)
+    learner.critic_hidden.copy_(start)  # the same rollout may be asked for again
+    return mappo.select(learner.network, batch, torch.arange(config.num_envs))
 
 
 def gradients(config, learner, hidden):
@@ -135,10 +133,10 @@ def test_ratio_is_one_on_the_first_minibatch(network, critic_input):
     if network == "gru":
         assert hidden.abs().max() > 0  # the sequence starts from a stored hidden state
     batch = whole_batch(config, learner, hidden)
-    log_probs = mappo.run_actor(learner.network, batch)
+    log_probs = mappo.outputs_of(learner.network, "actor", batch)
     ratio = (log_probs.gather(-1, batch.actions[:, None])[:, 0] - batch.log_probs).exp()
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-6, rtol=0)
-    values = mappo.run_critic(learner.network, batch)
+    values = mappo.outputs_of(learner.network, "critic", batch)
     torch.testing.assert_close(values[:, 0], batch.values, atol=1e-5, rtol=0)
 
 

@@ -13,7 +13,7 @@ from baselines.config import MappoConfig, PpoConfig
 from baselines.experience.collect import Clock
 from baselines.learners import ppo
 from baselines.learners.mappo import Mappo
-from baselines.learners.ppo import Ppo, select
+from baselines.learners.ppo import Ppo, minibatches_of
 from baselines.runs import loop
 from ppo_plasticity.interventions import INTERVENTIONS, Interventions
 
@@ -198,7 +198,7 @@ def moved(**changes):
     group = SmallPpo(seeds=2, activation="relu", **changes).group
     collect(group)
     batch = group.make_batch()
-    (minibatch,) = select(batch, torch.arange(60).expand(2, 1, 60))
+    (minibatch,) = minibatches_of(batch, torch.arange(60).expand(2, 1, 60))
     assert (minibatch.rows.weights == 0).any()
     generator = torch.Generator().manual_seed(0)
     for block in group.stack.blocks.values():

@@ -20,7 +20,13 @@ from baselines.experience.collect import Clock
 from baselines.experience.rollout import Rollout
 from baselines.experience.rows import WeightedRows
 from baselines.learners import ppo
-from baselines.learners.ppo import Columns, Minibatch, Ppo, estimate_advantages, select
+from baselines.learners.ppo import (
+    Columns,
+    Minibatch,
+    Ppo,
+    estimate_advantages,
+    minibatches_of,
+)
 from baselines.learners.ppo_policy import env_seeds
 from baselines.networks.distributions import Categorical
 from baselines.runs import checkpoints, loop
@@ -59,7 +65,7 @@ def rollout(config):
 
 def rows_of(batch, pick):
     """Return one minibatch of the rows `pick` of every seed."""
-    (minibatch,) = select(batch, pick.expand(len(batch.obs), 1, -1))
+    (minibatch,) = minibatches_of(batch, pick.expand(len(batch.obs), 1, -1))
     return minibatch
 
 

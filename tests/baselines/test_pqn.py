@@ -8,7 +8,7 @@ from toy import TOY
 
 from baselines.config import PqnConfig
 from baselines.experience.collect import Clock
-from baselines.learners.pqn import Pqn, values_of
+from baselines.learners.pqn import Pqn
 from baselines.learners.value_based import LOSSES, exploration
 
 NETWORKS = pytest.mark.parametrize("network", ["gru", "mlp"])
@@ -48,22 +48,29 @@ def whole(config, learner):
     return learner.select(torch.arange(config.num_envs))
 
 
+def learns(batch):
+    """Return (num_rows - 1, envs) flags of the rows that count."""
+    flags = torch.zeros(batch.rows.num_rows, dtype=torch.bool)
+    flags[batch.rows.index] = True
+    return flags.view(batch.done.shape)
+
+
 @NETWORKS
 @pytest.mark.parametrize("window", [0, 4, 11])
 def test_values_in_the_update_are_those_that_agents_acted_on(network, window):
     config = small(network=network, memory_window=window)
     learner, acted = rollout(config)
     batch = whole(config, learner)
-    values = values_of(learner.agent, batch).view(batch.action_mask.shape)
-    counts = batch.learns[window:]
+    values = learner.values(batch).view(batch.action_mask.shape)
+    counts = learns(batch)[window:]
     torch.testing.assert_close(values[window:-1][counts], acted[counts], atol=1e-5, rtol=1e-5)
 
 
 def test_the_first_rollout_has_no_history_to_learn_from():
     config = small(memory_window=4)
     learner, _ = rollout(config, number=1)
-    assert not whole(config, learner).learns[:4].any()
-    assert whole(config, learner).learns[4].all()
+    assert not learns(whole(config, learner))[:4].any()
+    assert learns(whole(config, learner))[4].all()
 
 
 @MIXERS
@@ -72,7 +79,7 @@ def test_targets_are_one_step_for_lambda_0_and_returns_for_lambda_1(mixer):
     config = small(mixer=mixer, td_lambda=0.0, memory_window=0, reward_scale=2.0)
     learner, _ = rollout(config)
     batch = whole(config, learner)
-    values = values_of(learner.agent, batch).view(batch.action_mask.shape)
+    values = learner.values(batch).view(batch.action_mask.shape)
     best = values.masked_fill(~batch.action_mask, -torch.inf).amax(-1)
     joint = learner.network.mixer(best.flatten(0, 1), batch.state.flatten(0, 1))
     joint = joint.view(*best.shape[:2], -1)
@@ -80,12 +87,12 @@ def test_targets_are_one_step_for_lambda_0_and_returns_for_lambda_1(mixer):
         -1
     )
     found = learner.td_targets(batch, values)
-    torch.testing.assert_close(found[batch.learns], one_step[batch.learns])
+    torch.testing.assert_close(found[learns(batch)], one_step[learns(batch)])
 
     learner.config = dataclasses.replace(config, td_lambda=1.0)
     found = learner.td_targets(batch, values)
     env, step = 0, 0
-    while not (batch.learns[step, env] and batch.done[step:, env].any()):
+    while not (learns(batch)[step, env] and batch.done[step:, env].any()):
         env += 1
     end = step + int(batch.done[step:, env].int().argmax())
     discounts = 0.99 ** torch.arange(end - step + 1)
@@ -124,7 +131,7 @@ def test_the_network_that_learns_makes_its_own_targets():
     with torch.no_grad():
         learner.network.agent.network.head.bias += 1.0
     second = loss_of(learner, batch)[1][LOSSES.index("losses/target")]
-    share = (~batch.terminated[batch.learns]).float().mean()
+    share = (~batch.terminated[learns(batch)]).float().mean()
     assert float(second - first) == pytest.approx(0.99 * 3 * float(share), rel=1e-4)
 
 

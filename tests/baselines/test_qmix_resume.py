@@ -101,11 +101,11 @@ def test_the_learner_goes_on_and_what_is_written_is_of_the_moment_of_the_save(ru
     learner, run = running
     apart = tmp_path / "apart"
     apart.mkdir()
-    checkpoints.save(apart / "checkpoints", state.save(learner), 1)
+    checkpoints.save(apart / "checkpoints", state.checkpoint_of(learner), 1)
     reference = last_checkpoint(apart)  # of the same moment, written at once
     episodes = replay_of(run.path, reference)
 
-    checkpoint = state.save(learner)
+    checkpoint = state.checkpoint_of(learner)
     held = checkpoint.replay = Held(checkpoint.replay)
     run.save(checkpoint)
     for _ in range(5):
@@ -123,23 +123,23 @@ def test_the_learner_goes_on_and_what_is_written_is_of_the_moment_of_the_save(ru
 
 def test_a_state_that_is_on_disk_already_is_not_written_again(running):
     learner, run = running
-    run.save(state.save(learner))
+    run.save(state.checkpoint_of(learner))
     run.wait()
     (folder,) = checkpoints.step_folders(run.path / "checkpoints")
     written = folder.stat().st_ino
-    run.save(state.save(learner))
+    run.save(state.checkpoint_of(learner))
     run.wait()
     assert folder.stat().st_ino == written
     learner.iterate()
-    run.save(state.save(learner))
+    run.save(state.checkpoint_of(learner))
     run.wait()
     assert len(checkpoints.step_folders(run.path / "checkpoints")) == 2
 
 
 def test_a_checkpoint_that_waits_to_be_written_shares_nothing_with_the_learner(running):
     learner, run = running
-    waiting = checkpoints.detached(state.save(learner))
-    run.save(state.save(learner))
+    waiting = checkpoints.detached(state.checkpoint_of(learner))
+    run.save(state.checkpoint_of(learner))
     run.wait()
     now = last_checkpoint(run.path)
     for _ in range(5):
@@ -151,10 +151,10 @@ def test_a_checkpoint_that_waits_to_be_written_shares_nothing_with_the_learner(r
 
 def test_a_save_waits_for_the_one_before_it(running):
     learner, run = running
-    checkpoint = state.save(learner)
+    checkpoint = state.checkpoint_of(learner)
     held = checkpoint.replay = Held(checkpoint.replay)
     run.save(checkpoint)
-    second = threading.Thread(target=lambda: run.save(state.save(learner)))
+    second = threading.Thread(target=lambda: run.save(state.checkpoint_of(learner)))
     second.start()
     second.join(timeout=0.5)
     assert second.is_alive()
@@ -169,7 +169,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_not_the_learner(
 ):
     learner, run = running
     folder = run.path / "checkpoints"
-    checkpoint = state.save(learner)
+    checkpoint = state.checkpoint_of(learner)
     checkpoint.replay = Held(checkpoint.replay, fails=True)
     checkpoint.replay.may_begin.set()
     if before_the_replay:
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_not_the_learner(
     while learner.episodes < episodes + 250:  # more than the replay holds
         learner.iterate()
     with pytest.raises(OSError, match=r"File exists|no space"):
-        run.save(state.save(learner))
+        run.save(state.checkpoint_of(learner))
     if not before_the_replay:
         assert not checkpoints.step_folders(folder)
 

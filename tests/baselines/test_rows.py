@@ -22,7 +22,7 @@ def test_chosen_rows_are_those_whose_flags_are_true_in_flat_order():
 
 def test_chosen_rows_pick_whole_rows_in_the_order_of_the_index():
     values = torch.arange(12).view(4, 3)
-    assert ChosenRows(torch.tensor([3, 0])).pick(values).tolist() == [[9, 10, 11], [0, 1, 2]]
+    assert ChosenRows(torch.tensor([3, 0]), 4).pick(values).tolist() == [[9, 10, 11], [0, 1, 2]]
 
 
 def test_the_mean_of_chosen_rows_is_that_of_the_values_picked():

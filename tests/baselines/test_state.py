@@ -93,10 +93,10 @@ def trained(iterations):
 
 def test_a_restored_learner_has_every_part_and_continues_alike():
     learner, other = trained(3), trained(5)
-    checkpoint = checkpoints.detached(state.save(learner))
+    checkpoint = checkpoints.detached(state.checkpoint_of(learner))
     assert (checkpoint.global_step, checkpoint.replay) == (12, None)
     assert checkpoint.metadata == {"algorithm": "small", "env": "toy/none-v0"}
-    state.load(other, checkpoint)
+    state.restore_learner(other, checkpoint)
     assert_same_state(other.everything(), learner.everything())
     for each in (learner, other):
         each.iterate()
@@ -105,11 +105,11 @@ def test_a_restored_learner_has_every_part_and_continues_alike():
 
 def test_a_state_that_is_saved_does_not_change_when_training_continues():
     learner = trained(3)
-    then, checkpoint = learner.everything(), checkpoints.detached(state.save(learner))
+    then, checkpoint = learner.everything(), checkpoints.detached(state.checkpoint_of(learner))
     for _ in range(4):
         learner.iterate()
     other = Small()
-    state.load(other, checkpoint)
+    state.restore_learner(other, checkpoint)
     assert_same_state(other.everything(), then)
 
 
@@ -142,10 +142,10 @@ def test_a_generator_draws_again_what_it_drew():
 
 def test_a_part_that_was_not_saved_is_an_error():
     learner = trained(1)
-    checkpoint = state.save(learner)
+    checkpoint = state.checkpoint_of(learner)
     del checkpoint.trainer["nested"]["actor"]["norm"]
     with pytest.raises(KeyError, match="norm"):
-        state.load(Small(), checkpoint)
+        state.restore_learner(Small(), checkpoint)
 
 
 # --- The learners --------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_part_that_was_not_saved_is_an_error():
 
 def stored(folder: Path, learner):
     """Return a learner's checkpoint as it is read from the disk."""
-    return checkpoints.load(checkpoints.save(folder, state.save(learner), 99))
+    return checkpoints.load(checkpoints.save(folder, state.checkpoint_of(learner), 99))
 
 
 @LEARNERS
@@ -162,7 +162,7 @@ def test_what_is_saved_of_a_learner_is_of_the_moment(command, tmp_path):
     for _ in range(4):
         learner.iterate()
     wanted = stored(tmp_path / "checkpoints", learner)
-    waiting = checkpoints.detached(state.save(learner))
+    waiting = checkpoints.detached(state.checkpoint_of(learner))
     if waiting.replay is not None:
         waiting.replay.release()  # nobody writes it
     for _ in range(4):
@@ -170,7 +170,7 @@ def test_what_is_saved_of_a_learner_is_of_the_moment(command, tmp_path):
     assert_same_state(waiting.weights, wanted.weights)
     assert_same_state(waiting.trainer | {"global_step": waiting.global_step}, wanted.trainer)
     assert_same_state(waiting.env, wanted.env)
-    later = state.save(learner)
+    later = state.checkpoint_of(learner)
     assert later.global_step > waiting.global_step
     assert later.trainer["iteration"] == waiting.trainer["iteration"] + 4
 
@@ -185,7 +185,7 @@ def test_a_learner_that_has_trained_elsewhere_continues_from_a_state_alike(comma
         other.iterate()
     checkpoint = stored(tmp_path / "checkpoints", learner)
     other.iterate()
-    state.load(other, checkpoint)
+    state.restore_learner(other, checkpoint)
     for _ in range(3):
         assert str(timeless(learner.iterate())) == str(timeless(other.iterate()))
     assert_same_state(learner.network.state_dict(), other.network.state_dict())
