@@ -1,7 +1,7 @@
-"""Learners of battles: how fast they are, and what they have learnt after 2 M steps.
+"""Multi-agent learners: how fast they are, and what they have learnt after 2 M steps.
 
     python benchmarks/battle_learners.py speed             # steps/s and where the time goes
-    python benchmarks/battle_learners.py train --jobs 2    # all runs, evaluated; goes on if stopped
+    python benchmarks/battle_learners.py train --jobs 2    # all runs, evaluated; resumes if stopped
     python benchmarks/battle_learners.py collect           # the runs' numbers to results/*.json
 
 `train` starts `baselines` commands, so its runs are what a user would get. docs/results.md shows
@@ -122,7 +122,7 @@ def summary(rates: list[float], spent: dict[str, float]) -> dict[str, Any]:
 
 
 def summary_line(row: dict[str, Any]) -> str:
-    """Return what `summary` returned as text."""
+    """Return a `summary` as text."""
     shares = "  ".join(f"{part} {share:.0%}" for part, share in row["shares"].items())
     return f"{row['median']:>8,.0f} steps/s [{row['min']:,.0f}, {row['max']:,.0f}]  {shares}"
 
@@ -139,7 +139,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace, name: str, race: str, seed: int) -> str:
-    """Train one seed, or let it go on, and evaluate it; return what to print."""
+    """Train one seed, or resume it, and evaluate it; return the line to print."""
     command, flags, every = LEARNERS[name]
     folder = folder_of(options.runs_dir, name, race, seed)
     found = sorted(folder.glob("*/config.json"))
@@ -160,7 +160,7 @@ def run(options: argparse.Namespace, name: str, race: str, seed: int) -> str:
 
 
 def call(command: list[str], folder: Path) -> str:
-    """Run a command and return its output, which also stands in the folder."""
+    """Run a command and return its output, which is also kept in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     with (folder / "output.txt").open("a") as file:
@@ -171,7 +171,7 @@ def call(command: list[str], folder: Path) -> str:
 
 
 def folder_of(runs_dir: Path, name: str, race: str, seed: int) -> Path:
-    """Return where a run lies."""
+    """Return the folder of a run."""
     slug = name.lower().replace(", ", "_").replace(" ", "_").replace("-", "_")
     return runs_dir / slug / f"{race}_seed{seed}"
 

@@ -34,7 +34,7 @@ MAX_GRAD_NORM = 0.5
 
 
 def main() -> None:
-    """Train and print one line an iteration."""
+    """Train and print one line per iteration."""
     parser = argparse.ArgumentParser(description="Train PPO by a plain loop on one environment.")
     parser.add_argument("--env", default="HalfCheetah-v5", help="Gymnasium id with a Box action")
     parser.add_argument("--seed", type=int, default=1)

@@ -39,7 +39,7 @@ QUICK = {"envs": ["HalfCheetah-v5"], "rounds": 2, "iterations": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What one worker process trains."""
+    """The training of one worker process."""
 
     name: str
     env: str
@@ -83,7 +83,7 @@ def read_options() -> argparse.Namespace:
     add("--envs", nargs="+", metavar="ID", help="default: HalfCheetah-v5 Hopper-v5")
     add("--probe-env", default="Hopper-v5", metavar="ID", help="where the probe is measured")
     add("--rounds", type=int, help="how often each variant is measured (default: 7)")
-    add("--iterations", type=int, help="of 2,048 steps a seed in a round (default: 2)")
+    add("--iterations", type=int, help="of 2,048 steps per seed in a round (default: 2)")
     add("--cores", type=int, default=2, help="use so many cores (default: 2)")
     add("--output", type=Path, help="JSON file to write (not written with --quick unless given)")
     add("--worker", help=argparse.SUPPRESS)
@@ -97,7 +97,7 @@ def read_options() -> argparse.Namespace:
 
 
 def speed_variants(env: str) -> list[Variant]:
-    """Return what is compared on an environment."""
+    """Return the variants that are compared on an environment."""
     sources = ["gymnasium", *(["envpool"] if importlib.util.find_spec("envpool") else [])]
     return [
         Variant("plain", env, "plain"),
@@ -119,9 +119,12 @@ Round = dict[str, dict[str, float]]  # by variant: transitions a second, and sec
 
 
 def measure(variants: Sequence[Variant], iterations: int, rounds: int) -> list[Round]:
-    """Return what each round gave, after a first one that only warms up."""
+    """Return the figures of each round, after a first round that only warms up."""
     with tempfile.TemporaryDirectory() as folder:
-        crews = {one.name: [Worker(one, folder) for _ in range(one.processes)] for one in variants}
+        crews = {
+            variant.name: [Worker(variant, folder) for _ in range(variant.processes)]
+            for variant in variants
+        }
         try:
             for crew in crews.values():
                 for worker in crew:
@@ -199,7 +202,7 @@ def work(variant: Variant) -> None:
 
 
 def plain_iterations(variant: Variant) -> Callable[[], dict[str, float]]:
-    """Return what runs one iteration of the plain loop."""
+    """Return a function that runs one iteration of the plain loop."""
     import plain_ppo
 
     learner = plain_ppo.PlainPpo(variant.env, 1, FOREVER // plain_ppo.NUM_STEPS)
@@ -207,7 +210,7 @@ def plain_iterations(variant: Variant) -> Callable[[], dict[str, float]]:
 
 
 def iterations_of(variant: Variant) -> Callable[[], dict[str, float]]:
-    """Return what runs one iteration of `baselines ppo` and writes its logs."""
+    """Return a function that runs one iteration of `baselines ppo` and writes its logs."""
     from baselines.cli import training_config
     from baselines.learners.ppo import Ppo
     from baselines.runs.folder import RunGroup
@@ -241,12 +244,12 @@ def summary(rounds: Sequence[Round], reference: str) -> dict[str, dict[str, Any]
     """Return each variant's rates, their ratios to the reference's, and shares of time."""
     found = {}
     for name in rounds[0]:
-        ours = [one[name] for one in rounds]
-        totals = {part: sum(one[part] for one in ours) for part in PARTS}
+        ours = [figures[name] for figures in rounds]
+        totals = {part: sum(figures[part] for figures in ours) for part in PARTS}
         whole = sum(totals.values())
         found[name] = {
-            "transitions_per_second": spread([one["rate"] for one in ours]),
-            "ratio": spread([one[name]["rate"] / one[reference]["rate"] for one in rounds]),
+            "transitions_per_second": spread([figures["rate"] for figures in ours]),
+            "ratio": spread([each[name]["rate"] / each[reference]["rate"] for each in rounds]),
             "shares": {part: spent / whole for part, spent in totals.items()},
         }
     return found
@@ -292,7 +295,7 @@ def use_cores(count: int) -> None:
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:
-    """Return what the figures were measured on and with, a missing package as None."""
+    """Return the machine and the versions behind the figures, a missing package as None."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
     versions: dict[str, str | None] = {}

@@ -2,8 +2,8 @@
 
     python benchmarks/replay_checkpoint.py
 
-Fills QMIX's replay on terran_5_vs_5 with episodes of full length (2.2 GB), saves, and goes on
-training while the checkpoint is written.
+Fills QMIX's replay on terran_5_vs_5 with episodes of full length (2.2 GB), saves, and
+continues training while the checkpoint is written.
 """
 
 import argparse

@@ -89,7 +89,7 @@ def compare(env: str, num_envs: int, options: argparse.Namespace) -> dict[str, A
     for player in players.values():
         player.env.close()
     spreads = {source: spread(values) for source, values in rates.items()}
-    medians = {source: one["median"] for source, one in spreads.items()}
+    medians = {source: rate["median"] for source, rate in spreads.items()}
     auto, fastest = choose_source(base), max(medians, key=medians.get)
     return {
         "env": env,
@@ -102,7 +102,7 @@ def compare(env: str, num_envs: int, options: argparse.Namespace) -> dict[str, A
 
 
 def sources(env: str) -> list[str]:
-    """Return what can step an environment here."""
+    """Return the sources that can step an environment here."""
     own = "ale" if kind_of(env) == ATARI else "gymnasium"
     return [own, *(["envpool"] if importlib.util.find_spec("envpool") else [])]
 

@@ -119,24 +119,24 @@ def replay_of(path, checkpoint):
     return vars(replay.batch(slots[np.argsort(-replay.length[slots], kind="stable")]))
 
 
-def assert_same_state(one, two):
+def assert_same_state(first, second):
     """Nested containers hold equal tensors, arrays and numbers; NaN equals NaN.
 
     The entry `random` is left out: a resumed process draws nothing from global generators.
     """
-    if isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for name in one.keys() - {"random"}:
-            assert_same_state(one[name], two[name])
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, two)
-    elif isinstance(one, np.ndarray):
-        np.testing.assert_array_equal(one, two)
-    elif isinstance(one, list | tuple):
-        for left, right in zip(one, two, strict=True):
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name in first.keys() - {"random"}:
+            assert_same_state(first[name], second[name])
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, np.ndarray):
+        np.testing.assert_array_equal(first, second)
+    elif isinstance(first, list | tuple):
+        for left, right in zip(first, second, strict=True):
             assert_same_state(left, right)
     else:
-        assert one == two or (one != one and two != two)
+        assert first == second or (first != first and second != second)
 
 
 def cut(path, source, *, keep=2):

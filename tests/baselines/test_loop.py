@@ -66,7 +66,7 @@ def second(command, tmp_path_factory):
     return path
 
 
-# --- Going on ------------------------------------------------------------------------------------
+# --- Resuming ------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(
@@ -122,20 +122,20 @@ def test_seeds_that_train_at_once_equal_their_lone_runs(finished, second, group)
 
 def test_a_resumed_group_equals_the_lone_runs(command, finished, second, group, tmp_path):
     """Each seed from its own last checkpoint, as a kill between two saves leaves them."""
-    one = cut(tmp_path / "group" / "seed1", group[0], keep=2)
-    two = cut(tmp_path / "group" / "seed2", group[1], keep=3)
+    first = cut(tmp_path / "group" / "seed1", group[0], keep=2)
+    other = cut(tmp_path / "group" / "seed2", group[1], keep=3)
     resume(command, tmp_path / "group")
-    assert_same_run(finished, one)
-    assert_same_run(second, two)
+    assert_same_run(finished, first)
+    assert_same_run(second, other)
 
 
 def test_a_group_goes_on_when_one_seed_is_done(command, finished, second, group, tmp_path):
-    one = cut(tmp_path / "group" / "seed1", group[0], keep=99)
-    (one / "metrics.jsonl").write_bytes((group[0] / "metrics.jsonl").read_bytes())
-    two = cut(tmp_path / "group" / "seed2", group[1], keep=2)
+    first = cut(tmp_path / "group" / "seed1", group[0], keep=99)
+    (first / "metrics.jsonl").write_bytes((group[0] / "metrics.jsonl").read_bytes())
+    other = cut(tmp_path / "group" / "seed2", group[1], keep=2)
     resume(command, tmp_path / "group")
-    assert_same_run(finished, one)
-    assert_same_run(second, two)
+    assert_same_run(finished, first)
+    assert_same_run(second, other)
 
 
 def test_a_seed_of_a_group_can_go_on_alone(command, second, group, tmp_path):
@@ -158,10 +158,10 @@ def test_progress_shows_the_speed_of_all_seeds_together(tmp_path, capsys):
     texts = [(run / "metrics.jsonl").read_text().splitlines() for run in runs]
     rows = zip(*([json.loads(line) for line in text] for text in texts), strict=False)
     for speed, row in zip(shown, rows, strict=False):
-        assert speed <= max(one["charts/SPS"] for one in row) + 1
+        assert speed <= max(line["charts/SPS"] for line in row) + 1
 
 
-# --- Losses that are no numbers ------------------------------------------------------------------
+# --- Losses that are NaN or diverge --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("poison", "what"), [("nan", "nan"), ("1e12", r"-?[\d.]+e\+\d+")])

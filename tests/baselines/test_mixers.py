@@ -1,4 +1,4 @@
-"""What makes the team's value: it rises with every agent's, and follows its formula."""
+"""The team's value: it rises with every agent's, and follows its formula."""
 
 import math
 

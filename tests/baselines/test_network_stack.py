@@ -39,10 +39,10 @@ def network(seed, encoder="mlp", recurrent=True, hidden_size=12):
     return made
 
 
-def input_size(one):
-    if one.attention is None:
+def input_size(network):
+    if network.attention is None:
         return 9
-    return max(map(max, [one.attention.entities.agent_id, one.attention.entities.own])) + 1
+    return max(map(max, [network.attention.entities.agent_id, network.attention.entities.own])) + 1
 
 
 def draw(networks, seeds):
@@ -64,16 +64,16 @@ def draw(networks, seeds):
 
 def run(networks, inputs, hidden, keep, weights):
     """Return a sequence, a step, and each network's gradients."""
-    for one in networks:
-        one.zero_grad()
+    for each in networks:
+        each.zero_grad()
     made = NetworkStack(networks)
     outputs, memory = made.sequence(inputs, hidden, keep)
     (outputs * weights).sum().backward()
     with torch.no_grad():
         step = made.step(inputs[:, 0], hidden)
     gradients = [
-        [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in one.parameters()]
-        for one in networks
+        [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in each.parameters()]
+        for each in networks
     ]
     return [outputs.detach(), memory.detach(), *step], gradients
 
@@ -85,14 +85,14 @@ def test_each_seed_computes_what_its_own_network_computes(encoder, recurrent):
     networks = [network(seed, encoder, recurrent) for seed in seeds]
     inputs, hidden, keep, weights = draw(networks, seeds)
     found, gradients = run(networks, inputs, hidden, keep, weights)
-    for index, one in enumerate(networks):
-        one.zero_grad()
-        outputs, memory = one.sequence(inputs[index], hidden[index], keep[index])
+    for index, lone in enumerate(networks):
+        lone.zero_grad()
+        outputs, memory = lone.sequence(inputs[index], hidden[index], keep[index])
         (outputs * weights[index]).sum().backward()
-        step = one.step(inputs[index, 0], hidden[index])
+        step = lone.step(inputs[index, 0], hidden[index])
         for mine, wanted in zip(found, [outputs, memory, *step], strict=True):
             torch.testing.assert_close(mine[index], wanted)
-        for mine, parameter in zip(gradients[index], one.parameters(), strict=True):
+        for mine, parameter in zip(gradients[index], lone.parameters(), strict=True):
             wanted = torch.zeros_like(mine) if parameter.grad is None else parameter.grad
             torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
 
@@ -131,14 +131,14 @@ def test_products_are_always_of_as_many_matrices(seeds, monkeypatch):
 
 def test_layers_that_stacks_do_not_know_run_one_after_the_other():
     networks = [network(seed, recurrent=False) for seed in (3, 4)]
-    for seed, one in enumerate(networks):
+    for seed, changed in enumerate(networks):
         torch.manual_seed(seed)
-        one.trunk[1] = torch.nn.Linear(9, 12, bias=False)
-        one.head = InjectedHead(12, 4)
+        changed.trunk[1] = torch.nn.Linear(9, 12, bias=False)
+        changed.head = InjectedHead(12, 4)
     drawn = draw(networks, (3, 4))
     found, _ = run(networks, *drawn)
-    for index, one in enumerate(networks):
-        wanted, _ = one.sequence(*(tensor[index] for tensor in drawn[:3]))
+    for index, lone in enumerate(networks):
+        wanted, _ = lone.sequence(*(tensor[index] for tensor in drawn[:3]))
         torch.testing.assert_close(found[0][index], wanted)
 
 

@@ -1,4 +1,4 @@
-"""What PQN promises: targets, memory, rows that count."""
+"""Promises of PQN: targets, memory, rows that count."""
 
 import dataclasses
 

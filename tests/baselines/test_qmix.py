@@ -1,4 +1,4 @@
-"""What QMIX, VDN and IQL promise, checked by hand and against loops over episodes and steps."""
+"""Promises of QMIX, VDN and IQL, checked by hand and against loops over episodes and steps."""
 
 import dataclasses
 
@@ -220,8 +220,8 @@ def copy_of(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def same(one, two):
-    return all(torch.equal(value, two[name]) for name, value in one.items())
+def same(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize(("num_envs", "every"), [(1, 7), (8, 30)])

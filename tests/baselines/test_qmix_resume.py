@@ -1,4 +1,4 @@
-"""Checkpoints with a replay: written while training goes on, whole or not at all."""
+"""Checkpoints with a replay: written while training continues, whole or not at all."""
 
 import dataclasses
 import random
@@ -64,7 +64,7 @@ def test_other_damage_to_a_replay_is_refused_too(finished, tmp_path, capsys, dam
     assert_same_run(finished, path)
 
 
-# --- While training goes on ----------------------------------------------------------------------
+# --- While training continues --------------------------------------------------------------------
 
 
 @dataclasses.dataclass

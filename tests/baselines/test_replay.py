@@ -124,10 +124,10 @@ def test_episodes_are_drawn_without_replacement_and_each_equally_often():
     assert len(firsts) == len(replay.ended) == 40
     for _ in range(200):
         batch = replay.sample(20, generator)
-        drawn = {batch.obs[batch.episode == one].numpy().tobytes() for one in range(20)}
+        drawn = {batch.obs[batch.episode == index].numpy().tobytes() for index in range(20)}
         assert len(drawn) == 20
-        for one in drawn:
-            firsts[one] += 1
+        for episode in drawn:
+            firsts[episode] += 1
     # each is drawn 100 times on average, with deviation sqrt(200 / 4) = 7
     assert min(firsts.values()) > 70
     assert max(firsts.values()) < 130
@@ -162,7 +162,7 @@ def test_a_buffer_that_does_not_fit_gets_one_line(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# --- Writing while training goes on --------------------------------------------------------------
+# --- Writing while training continues ------------------------------------------------------------
 
 
 class Gate(io.BytesIO):

@@ -16,7 +16,7 @@ LEARNERS = pytest.mark.parametrize("command", sorted(SMALL))
 
 
 class Battles:
-    """Stands in for battles whose state is one array."""
+    """Battles whose state is one array, and nothing else."""
 
     id = "toy/none-v0"
 

@@ -1,4 +1,4 @@
-"""What `--probe`, `--pfo-coef` and `--intervention` promise of QMIX and PQN."""
+"""Promises of `--probe`, `--pfo-coef` and `--intervention` for QMIX and PQN."""
 
 import math
 
