@@ -44,10 +44,9 @@ class Algorithm:
         profile = flag(arguments, "profile", self.config.profile)
         if profile not in self.profiles:
             raise UsageError(f"--profile {expected('profile', profile, self.profiles)}")
-        fields = self.profiles[profile]
-        if self.profiles_by_kind:
-            fields = fields[kind_of(flag(arguments, "env", self.config.env))]
-        return self.config(profile=profile, **fields)
+        env, fields = flag(arguments, "env", self.config.env), self.profiles[profile]
+        fields = fields[kind_of(env)] if self.profiles_by_kind else fields
+        return self.config(env=env, profile=profile, **fields)
 
     def load(self, name: str) -> Any:
         """Return a function of the algorithm's module, which is imported first."""

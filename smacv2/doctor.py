@@ -183,7 +183,7 @@ def check_game() -> Iterator[Finding]:
         yield Finding("SC2PATH", OK, path)
     for name in ("protobuf", "pysc2", "pys2clientprotocol"):
         found = installed(name)
-        cure = "" if found else f'only the real game needs it: pip install {name}'
+        cure = "" if found else f"only the real game needs it: pip install {name}"
         yield Finding(name, OK if found else ABSENT, found or "not installed", cure)
 
 

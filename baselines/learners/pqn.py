@@ -66,6 +66,8 @@ class Minibatch:
 class Pqn:
     """One seed of PQN: a `runs.loop.Learner`.
 
+    On a GPU commands train it through `pqn_stack`, whose stacked network rounds otherwise.
+
     Args:
         config: of one seed; everything is drawn from `config.seed`.
     """

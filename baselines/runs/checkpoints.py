@@ -8,7 +8,6 @@ step_000001234/
   manifest.json        size and SHA-256 of the others, written last
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -122,12 +121,6 @@ def load(path: Path, *, replay: bool = True) -> Checkpoint:
         metadata=metadata or {},
         replay_path=path / REPLAY if (path / REPLAY).exists() else None,
     )
-
-
-def detached(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint that shares no memory with the learner, except its replay."""
-    state = {"weights": checkpoint.weights, "trainer": checkpoint.trainer}
-    return dataclasses.replace(checkpoint, **copy.deepcopy(state))
 
 
 def load_latest(folder: Path, *, replay: bool = True) -> tuple[Checkpoint, Path]:

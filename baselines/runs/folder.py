@@ -152,7 +152,6 @@ class Run:
         if checkpoint.replay is None:
             checkpoints.save(folder, checkpoint, keep)
         else:
-            checkpoint = checkpoints.detached(checkpoint)
             self._writing = self._pool.submit(checkpoints.save, folder, checkpoint, keep)
             self._writing.add_done_callback(lambda _: checkpoint.replay.release())
 

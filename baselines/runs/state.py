@@ -5,6 +5,7 @@ A learner names its parts, and this module asks each part for its state. A part 
 parts. A replay also has its own file.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -31,14 +32,17 @@ class Saved(Protocol):
 
 
 def checkpoint_of(learner: Saved) -> Checkpoint:
-    """Return everything that `load` needs to resume a learner bit for bit."""
+    """Return everything that `restore_learner` needs to resume a learner bit for bit.
+
+    Nothing but a replay shares memory with the learner: a checkpoint may wait to be written.
+    """
     parts = learner.parts()
     state = {name: state_of(part) for name, part in parts.items()}
     counters = {name: getattr(learner, name) for name in learner.counters}
     replay = parts.get("replay")
     return Checkpoint(
         global_step=learner.global_step,
-        weights=learner.network.state_dict(),
+        weights=copy.deepcopy(learner.network.state_dict()),
         trainer=state | counters,
         env=learner.battles.checkpoint(),
         metadata={"algorithm": learner.algorithm, "env": learner.battles.id},
@@ -47,7 +51,7 @@ def checkpoint_of(learner: Saved) -> Checkpoint:
 
 
 def restore_learner(learner: Saved, checkpoint: Checkpoint) -> None:
-    """Restore a learner from a checkpoint that `save` returned."""
+    """Restore a learner from a checkpoint that `checkpoint_of` returned."""
     saved = checkpoint.trainer
     learner.network.load_state_dict(checkpoint.weights)
     learner.battles.restore(checkpoint.env)
@@ -70,7 +74,7 @@ def state_of(part: Part) -> Any:
         return part.get_state()
     if isinstance(part, Tensor):
         return part.detach().clone().cpu()
-    return part.state_dict()
+    return copy.deepcopy(part.state_dict())
 
 
 def restore(part: Part, state: Any) -> None:
@@ -83,4 +87,4 @@ def restore(part: Part, state: Any) -> None:
     elif isinstance(part, Tensor):
         part.copy_(state)
     else:
-        part.load_state_dict(state)
+        part.load_state_dict(copy.deepcopy(state))

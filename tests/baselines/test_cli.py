@@ -101,7 +101,7 @@ def test_ctrl_c_exits_130_without_a_traceback(capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", lambda _: interrupt)
+    monkeypatch.setattr(cli, "imported", lambda _: interrupt)
     assert main(["mappo"]) == 130
     assert capsys.readouterr().err == ""
 

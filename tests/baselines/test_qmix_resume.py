@@ -138,7 +138,7 @@ def test_a_state_that_is_on_disk_already_is_not_written_again(running):
 
 def test_a_checkpoint_that_waits_to_be_written_shares_nothing_with_the_learner(running):
     learner, run = running
-    waiting = checkpoints.detached(state.checkpoint_of(learner))
+    waiting = state.checkpoint_of(learner)
     run.save(state.checkpoint_of(learner))
     run.wait()
     now = last_checkpoint(run.path)

@@ -93,7 +93,7 @@ def trained(iterations):
 
 def test_a_restored_learner_has_every_part_and_continues_alike():
     learner, other = trained(3), trained(5)
-    checkpoint = checkpoints.detached(state.checkpoint_of(learner))
+    checkpoint = state.checkpoint_of(learner)
     assert (checkpoint.global_step, checkpoint.replay) == (12, None)
     assert checkpoint.metadata == {"algorithm": "small", "env": "toy/none-v0"}
     state.restore_learner(other, checkpoint)
@@ -105,7 +105,7 @@ def test_a_restored_learner_has_every_part_and_continues_alike():
 
 def test_a_state_that_is_saved_does_not_change_when_training_continues():
     learner = trained(3)
-    then, checkpoint = learner.everything(), checkpoints.detached(state.checkpoint_of(learner))
+    then, checkpoint = learner.everything(), state.checkpoint_of(learner)
     for _ in range(4):
         learner.iterate()
     other = Small()
@@ -162,7 +162,7 @@ def test_what_is_saved_of_a_learner_is_of_the_moment(command, tmp_path):
     for _ in range(4):
         learner.iterate()
     wanted = stored(tmp_path / "checkpoints", learner)
-    waiting = checkpoints.detached(state.checkpoint_of(learner))
+    waiting = state.checkpoint_of(learner)
     if waiting.replay is not None:
         waiting.replay.release()  # nobody writes it
     for _ in range(4):
