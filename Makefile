@@ -24,6 +24,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/vocabulary.py
 
 format: install
 	$(BIN)/ruff format .

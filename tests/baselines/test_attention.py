@@ -92,7 +92,7 @@ class Moment:
         return basic + (agent_ids if self.heals(agent) else enemy_ids)[action - basic]
 
     def inputs(self, enemy_ids, agent_ids, last_action=False):
-        """What the agent sees where enemy j is number enemy_ids[j], agent i agent_ids[i]."""
+        """The observation if enemy j is number enemy_ids[j], and agent i agent_ids[i]."""
         layout = self.layout
         obs = np.zeros(layout.obs_size)
         me, types = agent_ids[self.agent], len(layout.unit_types)

@@ -365,7 +365,7 @@ def test_updates_end_when_the_policy_has_moved_too_far():
 
 
 def read(path):
-    """Return what equal runs share: metrics without times, last weights."""
+    """Return the metrics without times, and the last weights: equal runs share both."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         for name in [name for name in line if name.startswith("time/") or name == "charts/SPS"]:
@@ -466,7 +466,7 @@ def test_snapshots_are_spread_evenly_from_first_to_last(tmp_path):
 
 
 class BrokenRewards(gymnasium.Env):
-    """A task whose reward is no number from the 30th step on."""
+    """A task whose reward is NaN from the 30th step on."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
     action_space = gymnasium.spaces.Discrete(2)

@@ -1,4 +1,4 @@
-"""PPO runs, alone and in groups, go on from what a killed process left."""
+"""PPO runs, alone and in groups, resume from the files of a killed process."""
 
 import json
 import shutil

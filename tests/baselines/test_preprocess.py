@@ -1,4 +1,4 @@
-"""What the learner sees of observations and rewards, against Gymnasium's wrappers and by hand."""
+"""Observations and rewards as the learner sees them, against Gymnasium's wrappers and by hand."""
 
 import dataclasses
 

@@ -16,7 +16,7 @@ EACH = pytest.mark.parametrize(
 
 
 def config(*arguments):
-    """Return what `baselines ppo` would run with these flags."""
+    """Return the config that `baselines ppo` would run with these flags."""
     return training_config("ppo", arguments)
 
 
