@@ -21,7 +21,8 @@ class Algorithm:
         config: class of its settings.
         module: name in `baselines.learners`; the module has the function `make_group`, and
             `load_policy` for `baselines evaluate`.
-        networks: names of its networks in flags and metrics.
+        networks: names of its networks in plasticity flags and metrics; none if the learner has
+            no `Plasticity`.
         profiles: named sets of defaults, which replace the defaults of `config`.
         profiles_by_kind: each profile has one set per kind of environment (`profiles.kind_of`).
         seeds_in_step: all seeds do the same iteration at once, and resume from the same iteration.
@@ -53,7 +54,7 @@ class Algorithm:
         return getattr(importlib.import_module(f"baselines.learners.{self.module}"), name)
 
 
-POLICY, VALUES = ("actor", "critic"), ("agent",)
+POLICY, VALUES = ("actor", "critic"), ("agent",)  # names of networks
 ALGORITHMS: dict[str, Algorithm] = {
     "mappo": Algorithm("train MAPPO or IPPO", MappoConfig, "mappo", POLICY, profiles.MAPPO),
     "qmix": Algorithm("train QMIX, VDN or IQL", QmixConfig, "qmix", VALUES, profiles.QMIX),

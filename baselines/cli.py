@@ -120,6 +120,8 @@ def training_config(name: str, arguments: Sequence[str]) -> RunConfig:
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     config = parse(name, algorithm.config, arguments, defaults)
+    if not algorithm.networks and (config.intervention or config.probe):
+        raise UsageError(f"{name} has neither a probe nor interventions")
     return resumed_config(name, config.resume, arguments) if config.resume else config
 
 

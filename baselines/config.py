@@ -300,7 +300,7 @@ class PpoConfig(RunConfig):
     source: Literal["auto", "gymnasium", "ale", "envpool"] = "auto"
     """Library that runs the environments; auto picks the fastest one installed (docs/ppo.md)."""
     profile: Literal["cleanrl", "fast", "paper", "paper_fixed"] = "cleanrl"
-    """Named set of defaults; flags given apart win over it."""
+    """Named set of defaults; other flags override it."""
     num_steps: int = 2048
     """Rollout length: steps per env in one iteration."""
 
@@ -519,7 +519,7 @@ def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
     Raises:
         UsageError: a field is missing, unknown or of the wrong type, or its value is not usable.
     """
-    fields = _with_pfo_as_intervention(fields)
+    fields = with_pfo_as_intervention(fields)
     known = {field.name for field in dataclasses.fields(config_class)}
     wrong = [f"{name} is missing" for name in sorted(known - set(fields))]
     wrong += [f"{name} is unknown" for name in sorted(set(fields) - known)]
@@ -534,7 +534,7 @@ def recorded_config(config_class: type, fields: dict[str, Any]) -> Any:
     return config_class(**fields | lists)
 
 
-def _with_pfo_as_intervention(fields: dict[str, Any]) -> dict[str, Any]:
+def with_pfo_as_intervention(fields: dict[str, Any]) -> dict[str, Any]:
     """Return a record's fields, with the five PFO flags of older runs as an intervention."""
     old = {name: fields.get(f"pfo_{name}") for name in ("coef", "layers", "distance", "mode")}
     fields = dict(fields)

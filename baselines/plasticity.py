@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from baselines.algorithms import POLICY
 from baselines.config import RunConfig
 from baselines.errors import UsageError
 from ppo_plasticity import drift, trust_region
@@ -20,7 +21,7 @@ from ppo_plasticity.interventions.base import Handle, Intervention
 from ppo_plasticity.norms import policy_variance, value_statistics
 from ppo_plasticity.probe import Probe, Record, capture_preactivations
 
-NETWORKS = ("actor", "critic")
+NETWORKS = POLICY
 
 
 def interventions_of(
@@ -162,7 +163,7 @@ class Plasticity:
 
     @property
     def compares(self) -> bool:
-        """Whether a loss term compares the network with an older one."""
+        """Whether a loss term may compare the network with an older one."""
         return self.changes("loss") or self.changes("rows")
 
     def run(self, trunk: nn.Module, call: Callable[[], Tensor]) -> Pass:
@@ -254,11 +255,6 @@ class Plasticity:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
         self.hooks.load_state_dict(state)
-
-
-def any_changes(plasticity: Iterable[Plasticity], what: str) -> bool:
-    """Return whether an intervention of any of the networks does this."""
-    return any(network.changes(what) for network in plasticity)
 
 
 def is_due(config: RunConfig, iteration: int) -> bool:

@@ -34,7 +34,7 @@ CELLS = {
     "stress": {
         "none": STRESS,
         "pfo_last": f"{STRESS} --pfo-coef 10",
-        "pfo_all": f"{STRESS} --pfo-coef 10 --pfo-layers all",
+        "pfo_all": f"{STRESS} --intervention actor.pfo:coef=10,scope=all",
         "reset_adam": f"{STRESS} --intervention reset_adam",
         "equal_betas": f"{STRESS} --intervention adam_betas",
         "shared_trunk": f"{STRESS} --shared-trunk",

@@ -11,9 +11,6 @@ PAGES = [
     *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "results" / "README.md"),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-WRITTEN_BEFORE = ()
-"""Pages whose prose has not been wrapped and checked yet."""
-CHECKED = [page for page in PAGES if page.stem not in WRITTEN_BEFORE]
 WITH_EXAMPLES = ("README.md", "docs/environments.md", "docs/performance.md")
 WIDTH = 100
 FENCED = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -78,13 +75,13 @@ def test_links_between_pages_lead_somewhere(page):
     assert [target for target in targets if not target.exists()] == []
 
 
-@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_prose_is_wrapped(page):
     long = [number for number, line in prose(page.read_text()) if len(line) > WIDTH]
     assert long == [], f"wrap these lines at {WIDTH} columns"
 
 
-@pytest.mark.parametrize("page", CHECKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_use_the_words_of_the_field(page):
     assert list(load_vocabulary().hits(page.read_text())) == []
 

@@ -53,7 +53,7 @@ PHRASES = {
     r"\bend of the world\b": "termination",
     r"\bcome what may\b|\banyhow\b": "whatever happens",
     r'"""(?:Return )?(?:[Ww]hat|[Ww]hich)\b': "name the thing that is returned",
-    r"\b(?-i:for one in\b|one = )": "name the variable after its noun",
+    r"\b(?-i:for one(?: in|,)|one = )": "name the variable after its noun",
 }
 COMPILED = {
     re.compile(phrase.replace(" ", r"[\s#]+"), re.IGNORECASE): instead

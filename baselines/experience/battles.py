@@ -122,7 +122,7 @@ class HostBattles:
         self._seen = Observation(
             self._tensor(obs, np.float32),
             self._tensor(info["state"], np.float32),
-            self._tensor(info["action_mask"], np.int8).bool(),
+            self._tensor(info["action_mask"], np.int8).view(torch.bool),
             self._tensor(info["alive"], bool),
             self._tensor(valid, bool),
         )
@@ -179,6 +179,8 @@ def make_env(env_id: str, num_envs: int, options: tuple[str, ...] = ()) -> Any:
             f"--env-option scenario={keywords['scenario']}: --env names the scenario; for your own,"
             " call smacv2.register_scenario(file) in a module and give --env module:smacv2/name"
         )
+    if name.startswith("smacv2/"):
+        keywords = {"copy": False, **keywords}  # tensors are read before the next step
     try:
         env = gymnasium.make_vec(name, num_envs=num_envs, **keywords)
     except FAILURES as error:

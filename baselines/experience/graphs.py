@@ -9,7 +9,7 @@ Function = TypeVar("Function", bound=Callable)
 def graphed(function: Function) -> Function:
     """Return the function itself: on every device, steps run eagerly.
 
-    Learners pass their gradient step through this function, so that capturing and replaying the
-    step needs no change in a learner.
+    Learners of one seed pass their gradient step through this function, so that capturing and
+    replaying the step needs no change in a learner. Stacked seeds of PQN do not yet.
     """
     return function

@@ -32,7 +32,6 @@ from baselines.plasticity import (
     Plasticity,
     Reference,
     TrustRegion,
-    any_changes,
     change_layers,
     diversity_metrics,
     interventions_of,
@@ -210,7 +209,7 @@ class Mappo:
         if not config.value_norm_per_minibatch:
             agent.value_norm.update(batch.returns[batch.buffer.valid[:-1]])
         everyone = torch.arange(config.num_envs, device=config.device)
-        whole = cache(partial(select, agent, batch, everyone))
+        whole = cache(partial(select, agent, batch, everyone))  # without `old`
         clock.spent("learn")
         measurement = self.measure(whole()) if is_due(config, self.iteration) else None
         clock.spent("probe")
@@ -305,12 +304,12 @@ class Mappo:
 
     def refer(self, batch: Batch, envs: Tensor) -> dict[str, Reference]:
         """Return the networks' outputs on some envs now, if an intervention asks for them."""
-        if not any_changes(self.plasticity.values(), "reference"):
+        names = [name for name in NETWORKS if self.plasticity[name].changes("reference")]
+        if not names:
             return {}
         minibatch = select(self.network, batch, envs)
         return {
-            name: Reference.of(partial(outputs_of, self.network, name, minibatch))
-            for name in NETWORKS
+            name: Reference.of(partial(outputs_of, self.network, name, minibatch)) for name in names
         }
 
     def measure(self, whole: Minibatch) -> Measurement:
@@ -485,15 +484,11 @@ def select(agent: Agent, batch: Batch, envs: Tensor) -> Minibatch:
         return tensor[: buffer.num_steps].index_select(1, envs)  # (num_steps, num_selected, ...)
 
     obs, alive, valid, carry = map(pick, (buffer.obs, buffer.alive, buffer.valid, buffer.carry()))
-    widths = {"actor": agent.num_agents, "critic": agent.num_values}
     inputs = {
         "actor": agent.actor_inputs(obs),
         "critic": agent.critic_inputs(obs, pick(buffer.state), alive),
     }
-    rows = {
-        "actor": ChosenRows.where(alive & valid.unsqueeze(-1)),
-        "critic": ChosenRows.where(valid.unsqueeze(-1).expand(-1, -1, agent.num_values)),
-    }
+    rows = rows_of(alive, valid, agent.num_values)
     live, counted = rows["actor"].pick, rows["critic"].pick
     advantages = pick(batch.advantages).expand(-1, -1, agent.num_agents)
     return Minibatch(
@@ -501,7 +496,7 @@ def select(agent: Agent, batch: Batch, envs: Tensor) -> Minibatch:
         hidden={
             name: part.index_select(0, envs).flatten(0, 1) for name, part in batch.hidden.items()
         },
-        carry={name: repeat_for_agents(carry, width) for name, width in widths.items()},
+        carry={name: repeat_for_agents(carry, part.shape[2]) for name, part in inputs.items()},
         rows=rows,
         action_mask=live(pick(buffer.action_mask).flatten(0, 2)),
         actions=live(pick(buffer.actions).flatten()),
@@ -514,6 +509,19 @@ def select(agent: Agent, batch: Batch, envs: Tensor) -> Minibatch:
             for name, old in batch.old.items()
         },
     )
+
+
+def rows_of(alive: Tensor, valid: Tensor, num_values: int) -> dict[str, ChosenRows]:
+    """Return the rows that count of actor and critic.
+
+    Args:
+        alive: (num_steps, envs, num_agents) bool.
+        valid: (num_steps, envs) bool.
+        num_values: values that the critic predicts for one env.
+    """
+    valid = valid.unsqueeze(-1)  # (num_steps, envs, 1)
+    counted = valid.expand(-1, -1, num_values)
+    return {"actor": ChosenRows.where(alive & valid), "critic": ChosenRows.where(counted)}
 
 
 def spread(rows: ChosenRows, shape: tuple[int, int], values: Tensor) -> Tensor:

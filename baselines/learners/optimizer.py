@@ -18,7 +18,7 @@ def share_left(global_step: int, total_steps: int) -> float:
 
 
 def mean_losses(names: Sequence[str], losses: Sequence[Tensor]) -> dict[str, float]:
-    """Return the means over gradient steps; this is the one transfer of an update.
+    """Return the means over gradient steps, in one transfer for all losses.
 
     Args:
         names: of the losses.

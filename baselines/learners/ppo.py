@@ -405,7 +405,8 @@ class Ppo:
         """Return the loss terms (seeds,) of a network's interventions."""
         weights = minibatch.rows.weights  # (seeds, rows)
         if not self.plasticity[0][name].changes("loss"):
-            return Terms(*[weights.new_zeros(len(weights))] * 2)
+            nothing = weights.new_zeros(len(weights))
+            return Terms(nothing, nothing)
         references = [None] * len(weights) if reference is None else of_seeds_again(reference)
         columns = (of_seeds(new), of_seeds(minibatch.old[name]), references, weights)
         found = [
@@ -465,8 +466,9 @@ class Ppo:
         """Return the metrics of a measurement that ends now, after the update."""
         measurement.end()
         old, new = (view["actor"].outputs for view in (measurement.before, measurement.after))
-        numbers = batch.numbers[seed]
-        columns = Columns.unpacked(numbers[Columns.unpacked(numbers).valid > 0])
+        columns = Columns.unpacked(batch.numbers[seed])
+        valid = columns.valid > 0  # (rows,)
+        columns = Columns(*(column[valid] for column in columns))
         log_ratio = self.distribution.log_prob(new, columns.raw_actions) - columns.log_probs
         if self.config.log_ratio_clamp:
             log_ratio = log_ratio.clamp(*LOG_RATIO_RANGE)

@@ -143,5 +143,5 @@ def load_policy(
 
 
 def network_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a checkpoint's weights without what `preprocessor_weights` added."""
+    """Return a checkpoint's weights without what `Seed.state_dict` added."""
     return {name: value for name, value in weights.items() if not name.startswith("preprocessor.")}

@@ -94,7 +94,7 @@ class Stack:
         self._plans = {network: self._plan(network) for network in networks}
 
     def forward(self, network: str, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """RunLayer the sequential `network` of every seed on its inputs.
+        """Run the sequential `network` of every seed on its inputs.
 
         Args:
             network: attribute of the agents.

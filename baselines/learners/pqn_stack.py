@@ -81,7 +81,8 @@ def collect(learners: Sequence[Pqn], noise: Sequence[Tensor], clock: Clock) -> N
     for row in range(learners[0].buffer.history, learners[0].buffer.num_steps):
         step = row - learners[0].buffer.history
         with torch.inference_mode():
-            seen = [one.look(row, own[step]) for one, own in zip(collectors, noise, strict=True)]
+            pairs = zip(collectors, noise, strict=True)
+            seen = [collector.look(row, own[step]) for collector, own in pairs]
             columns = map(torch.stack, zip(*seen, strict=True))
             actions, _, memory = act(*columns, network=network)  # agents differ in nothing else
             for collector, chosen, after in zip(collectors, actions, memory, strict=True):

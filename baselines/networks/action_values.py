@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baselines.algorithms import VALUES
 from baselines.config import ValueConfig
 from baselines.networks.entities import layout_of, obs_entities
 from baselines.networks.network import MASKED_LOGIT, Forward, Network, agent_ids
 
-NETWORK = "agent"  # name of the agents' network in flags and metrics
+(NETWORK,) = VALUES  # name of the agents' network in flags and metrics
 
 
 class ValueAgent(nn.Module):

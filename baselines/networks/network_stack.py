@@ -130,7 +130,7 @@ def stack_layers(modules: Sequence[nn.Module]) -> RunLayer:
 
 
 def run_in_turn(modules: Sequence[nn.Module], inputs: Tensor) -> Tensor:
-    """RunLayer a layer of each seed on its own inputs (places, rows, ...).
+    """Run a layer of each seed on its own inputs (places, rows, ...).
 
     Inputs are copied, because cuBLAS also chooses kernels by memory address.
     """

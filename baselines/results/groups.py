@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from baselines.config import with_pfo_as_intervention
 from baselines.errors import UsageError, expected
 from baselines.results.metrics import REPORTED
 from baselines.results.series import RunSeries, read_run
@@ -120,8 +121,9 @@ def _alike(
 
 
 def settings(run: RunSeries) -> dict[str, Any]:
-    """Return the algorithm and the settings that runs of a group share."""
-    kept = {name: value for name, value in run.config.items() if name not in IGNORED}
+    """Return the algorithm and the settings that runs of a group share, of older runs too."""
+    fields = with_pfo_as_intervention(run.config)
+    kept = {name: value for name, value in fields.items() if name not in IGNORED}
     return {"algorithm": run.record["algorithm"], **kept}
 
 

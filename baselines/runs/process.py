@@ -17,9 +17,9 @@ def prepare_torch(num_threads: int, device: str) -> int:
         UsageError: the device does not exist here.
     """
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).tolist()  # also read: device meta holds no numbers
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise UsageError(f"--device {device}: not usable here ({reason}); cpu always is") from error
     threads = num_threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)

@@ -1,7 +1,10 @@
 """Commands: quick help, and bad input answered in one line with exit status 2."""
 
+import dataclasses
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -9,7 +12,7 @@ from toy import TOY
 
 from baselines import cli
 from baselines.algorithms import ALGORITHMS
-from baselines.cli import TOOLS, main
+from baselines.cli import TOOLS, main, training_config
 from baselines.errors import UsageError
 from baselines.experience.battles import make_env
 
@@ -60,6 +63,7 @@ def test_help_exits_zero_without_importing_torch(command_environment, command):
         (["mappo", "--env", TOY, "--env-option", "agents=3"], ["agents"]),
         (["mappo", "--env", TOY, "--env-option", "num_agents=0"], ["at least one agent"]),
         (["mappo", "--env", TOY, "--device", "gpu"], ["--device gpu"]),
+        (["mappo", "--env", TOY, "--device", "meta"], ["--device meta: not usable here"]),
         (["mappo", "--resume", "nowhere"], ["--resume nowhere: not a run folder"]),
         (["evaluate"], ["Run folder"]),
         (["evaluate", "nowhere"], ["nowhere: not a run folder"]),
@@ -121,3 +125,26 @@ def test_a_reader_that_stops_reading_is_no_error(command_environment):
 def test_version_names_package_and_engine(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("smacv2-suite ")
+
+
+EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "ppo_experiments.py"
+
+
+def test_the_commands_of_the_stored_experiments_are_still_understood():
+    spec = importlib.util.spec_from_file_location("ppo_experiments", EXPERIMENTS)
+    experiments = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(experiments)
+    for cells in experiments.CELLS.values():
+        for arguments in cells.values():
+            name, *flags = arguments.split()
+            assert f"--seed {training_config(name, flags).seed} " in arguments
+
+
+def test_a_learner_without_networks_to_hold_refuses_plasticity_flags(capsys, monkeypatch):
+    plain = dataclasses.replace(ALGORITHMS["mappo"], networks=())
+    monkeypatch.setitem(ALGORITHMS, "mappo", plain)
+    for flags in (["--probe", "1"], ["--pfo-coef", "1"], ["--intervention", "redo"]):
+        assert said_by(capsys, "mappo", *flags) == (
+            2,
+            "baselines: mappo has neither a probe nor interventions\n",
+        )

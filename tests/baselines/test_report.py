@@ -189,6 +189,18 @@ def test_every_rule_has_a_sentence_for_the_report():
 # Groups ------------------------------------------------------------------------------------------
 
 
+def test_runs_from_before_pfo_was_an_intervention_join_the_group_of_newer_ones():
+    config = {"env": "Hopper-v5", "seed": 1, "intervention": []}
+    old = {"pfo_layers": "last", "pfo_distance": "l2", "pfo_mode": "soft", "pfo_network": "actor"}
+    for coef, held in ((0.0, []), (2.0, ["actor.pfo:coef=2.0,scope=last,distance=l2,mode=soft"])):
+        runs = [
+            type("Run", (), {"config": fields, "record": {"algorithm": "ppo"}})()
+            for fields in (config | old | {"pfo_coef": coef}, config | {"intervention": held})
+        ]
+        older, newer = map(groups.settings, runs)
+        assert older == newer
+
+
 def test_groups_are_labelled_by_the_settings_in_which_they_differ():
     same = {"algorithm": "ppo", "env": "Hopper-v5", "pfo_mode": "soft"}
     first = {**same, "pfo_coef": 0.0, "intervention": []}
