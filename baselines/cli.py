@@ -139,6 +139,18 @@ def finish(paths: Sequence[Path], stopped: int | None) -> int:
     return imported("runs.process:exit_status")(stopped)
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of a config's field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def as_text(value: Any) -> str:
+    """Return a flag's value as users write it."""
+    if isinstance(value, tuple):
+        return " ".join(value) or "none"
+    return str(value)
+
+
 def with_pfo(arguments: Sequence[str], network: str) -> list[str]:
     """Return arguments with `--pfo-coef X` written out as the intervention that it is short for.
 
@@ -248,12 +260,14 @@ def resumed_config(name: str, folder: str, arguments: Sequence[str]) -> Any:
             raise UsageError(f"--resume {folder}: no run of seed {missing[0]}; resume each alone")
         saved = dataclasses.replace(saved, seeds=len(folders))
     config = parse(name, config_class, arguments, saved)
-    for field in dataclasses.fields(config_class):
-        recorded, given = getattr(saved, field.name), getattr(config, field.name)
-        if recorded != given and field.name not in CHANGEABLE:
+    fields = [field.name for field in dataclasses.fields(config_class)]
+    changeable = [flag_of(field) for field in fields if field in CHANGEABLE - {"resume"}]
+    for field in fields:
+        recorded, given = getattr(saved, field), getattr(config, field)
+        if recorded != given and field not in CHANGEABLE:
             raise UsageError(
-                f"--{field.name.replace('_', '-')} {given}: the run was started with {recorded};"
-                f" a resumed run may change only {', '.join(sorted(CHANGEABLE - {'resume'}))}"
+                f"{flag_of(field)} {as_text(given)}: the run was started with {as_text(recorded)};"
+                f" a resumed run may change only {', '.join(changeable)}"
             )
     return config
 
