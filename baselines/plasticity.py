@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from baselines.algorithms import POLICY
 from baselines.config import RunConfig
-from baselines.errors import UsageError
+from baselines.errors import UsageError, expected
 from ppo_plasticity import drift, trust_region
 from ppo_plasticity.interventions import PFO, Interventions, LossInputs, ModuleHandle, parse
 from ppo_plasticity.interventions.base import Handle, Intervention
@@ -39,15 +39,27 @@ def interventions_of(
     """
     chosen = []
     for text in config.intervention:
-        target, dot, rest = text.partition(".")
-        if not dot or target not in networks:
-            target, rest = "", text
+        target, rest = _split(text, networks)
         if target in ("", network):
             chosen.append(_parse(text, rest))
     try:
         return Interventions(chosen)
     except ValueError as error:
         raise UsageError(f"--intervention: {error}") from error
+
+
+def _split(text: str, networks: Sequence[str]) -> tuple[str, str]:
+    """Return the network that a text such as `actor.redo:every=1` names, and the rest.
+
+    Raises:
+        UsageError: it names a network that the learner does not have.
+    """
+    target, dot, rest = text.partition(".")
+    if not dot or ":" in target:  # a dot in a number
+        return "", text
+    if target not in networks:
+        raise UsageError(f"--intervention {text}: {expected('network', target, networks)}")
+    return target, rest
 
 
 def _parse(text: str, description: str) -> Intervention:

@@ -34,7 +34,7 @@ def reinforce(monkeypatch):
 
 
 def test_the_algorithm_of_the_page_trains_resumes_and_is_evaluated(reinforce, tmp_path):
-    small = {"num_envs": 4, "num_steps": 8, "hidden_size": 8, "num_threads": 1}
+    small = {"num_envs": 4, "num_steps": 8, "hidden_size": 8, "num_threads": 1, "anneal_lr": False}
     settings = reinforce.config(runs_dir=str(tmp_path / "whole"), total_steps=200, **small)
     (whole,), stopped = loop.train("reinforce", settings)
     assert stopped is None

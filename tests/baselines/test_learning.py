@@ -48,7 +48,7 @@ def trained(arguments, steps, *flags):
 
 def greedy_battles(learner):
     """Return 128 held-out battles played without exploration."""
-    agent = learner.network if learner.algorithm == "mappo" else learner.network.agent
+    agent = getattr(learner.network, "agent", learner.network)
     battles = make_battles(learner.config, 64)
     return play(battles, agent, EvaluateConfig("", episodes=128), smacv2.EVALUATION_SEED)
 

@@ -450,7 +450,7 @@ def test_two_interventions_add_up(learner):
     ("text", "words"),
     [
         ("rado", ["unknown intervention 'rado', did you mean 'redo'?"]),
-        ("actr.redo", ["unknown intervention 'actr.redo', did you mean 'redo'?"]),
+        ("actr.redo", ["unknown network 'actr'. Did you mean 'actor'? Allowed: actor, critic."]),
         ("actor.redo:treshold=0.1", ["unknown option 'treshold', did you mean 'threshold'?"]),
         ("redo:threshold=-1", ["threshold is '-1'", "from 0"]),
         ("layer_norm:x=1", ["takes no options"]),
