@@ -241,17 +241,17 @@ class Plasticity:
             weights=weights,
         )
 
-    @torch.no_grad()
     def after_step(self, inputs: Callable[[], Tensor]) -> None:
         """Let interventions act after a gradient step; `inputs` returns (rows, input_size)."""
         if self.changes("after_step"):
-            self.hooks.after_step(self.handle, inputs())
+            with torch.no_grad():
+                self.hooks.after_step(self.handle, inputs())
 
-    @torch.no_grad()
     def after_batch(self, inputs: Callable[[], Tensor]) -> None:
         """Let interventions act after the last gradient step of an iteration."""
         if self.changes("after_batch"):
-            self.hooks.after_batch(self.handle, inputs())
+            with torch.no_grad():
+                self.hooks.after_batch(self.handle, inputs())
 
     @torch.no_grad()
     def view(self, call: Callable[[], Tensor]) -> View:
