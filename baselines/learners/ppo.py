@@ -413,6 +413,8 @@ class Ppo:
             networks[name].terms(*own)
             for networks, *own in zip(self.plasticity, *columns, strict=True)
         ]
+        if len(found) == 1:  # views cost less than a stack
+            return Terms(*(part.unsqueeze(0) for part in found[0]))
         return Terms(*(torch.stack(part) for part in zip(*found, strict=True)))
 
     def refer(self, minibatch: Minibatch) -> dict[str, Reference]:
@@ -523,6 +525,8 @@ def make_optimizers(
 
 def of_seeds(passes: Pass) -> list[Pass]:
     """Return each seed's share (rows, ...) of a pass (seeds, rows, ...)."""
+    if len(passes.outputs) == 1:  # a view, whose gradient is not copied
+        return [passes.map(lambda part: part.squeeze(0))]
     if passes.preactivations is None:
         return [Pass(outputs) for outputs in passes.outputs]
     return [Pass(*own) for own in zip(*passes, strict=True)]
