@@ -178,11 +178,11 @@ def iteration_metrics(
     seconds: dict[str, float],
     learned: Metrics,
 ) -> Metrics:
-    """Return the metrics that a multi-agent learner logs per iteration.
+    """Return the metrics that a learner logs per iteration, for one seed.
 
     Args:
-        played: metrics of the battles that ended in the iteration, see `Tally.read`.
-        steps: environment steps of the iteration.
+        played: metrics of the episodes that ended in the iteration.
+        steps: environment steps of the iteration, of this seed.
         optimizer: optimizer, which holds the learning rate.
         seconds: time of each part, see `Clock.lap`, for all seeds that shared the iteration.
         learned: metrics of the update.

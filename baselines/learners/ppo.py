@@ -17,7 +17,7 @@ from torch import Tensor
 from baselines.config import PpoConfig
 from baselines.errors import UsageError
 from baselines.experience.advantages import gae
-from baselines.experience.collect import Clock, Metrics
+from baselines.experience.collect import Clock, Metrics, iteration_metrics
 from baselines.experience.episodes import make_vector_env
 from baselines.experience.graphs import graphed
 from baselines.experience.preprocess import Preprocessor
@@ -245,16 +245,14 @@ class Ppo:
                 plasticity.after_batch(partial(self.rollout.valid_rows, seed))
         clock.spent("learn")
         seconds = clock.lap()
-        rate, lr = 1.0 / sum(seconds.values()), self.optimizers[0].param_groups[0]["lr"]
         return [
-            {
-                **self.collector.metrics(seed),
-                "charts/SPS": float(steps[seed]) * rate,
-                "charts/learning_rate": float(lr),
-                **losses[seed],
-                **(measured[seed] if due else {}),
-                **{f"time/{name}_seconds": spent for name, spent in seconds.items()},
-            }
+            iteration_metrics(
+                self.collector.metrics(seed),
+                int(steps[seed]),
+                self.optimizers[0],
+                seconds,
+                {**losses[seed], **(measured[seed] if due else {})},
+            )
             for seed in range(config.seeds)
         ]
 
