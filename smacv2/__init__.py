@@ -10,7 +10,7 @@ loaded until an environment is made; PyTorch and StarCraft II are not needed.
 
 __version__ = "0.1.0"
 
-ENGINE_VERSION = "3"
+ENGINE_VERSION = "4"
 """Version of the battle rules: raised whenever the same seed and actions could play differently."""
 
 EVALUATION_SEED = 2**40

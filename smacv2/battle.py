@@ -36,12 +36,14 @@ UNIT_FIELDS = {
     "push_y": "fixed cells, collision correction of this tick",
     "steer": "side on which the unit walks around a blocker: -1 right, 0 straight on, 1 left",
     "blocked": "ticks left of walking around others, reset when collisions take most of a move",
+    "stance": "STANCE bits at the end of the last tick, for others to read while the unit acts",
     "health": "fixed hit points; 0 when dead",
     "shield": "fixed hit points",
     "energy": "fixed energy",
     "damaged_at": "tick of the last damage taken",
     "helped_at": "tick of the last call for help",
-    "order": "ORDER_IDLE, _MOVE, _ATTACK, _ACQUIRED (by scanning), _RETALIATE (being hit) or _HEAL",
+    "order": "ORDER_IDLE, _MOVE, _ATTACK, _ACQUIRED (by scanning), _RETALIATE (being hit), _HEAL "
+    "or _FOLLOW",
     "order_target": "unit index, or -1",
     "order_x": "fixed cells, destination of a move",
     "order_y": "fixed cells, destination of a move",
@@ -59,6 +61,10 @@ UNIT_FIELDS = {
     "beam_target": "unit index of the main target of a running beam volley, or -1",
     "beam_tick": "ticks since the volley was fired",
     "burst": "1: a death burst of this unit waits to be resolved; 2: it has been resolved",
+    "patient": "unit index that this medivac had orders to heal at the end of the last tick, or -1",
+    "healed_at": "tick in which a medivac last healed this unit",
+    "event": "EVENT bits: what this unit lands in this tick, in random order among the units",
+    "turn": "units in random order (a scratch list)",
     "attack_chance": "probability that an attack order is sent, times CHANCE_ONE",
     "health_level": "fraction of full health below which the unit dies, times CHANCE_ONE",
     "last_action": "the agent's last action",
@@ -66,27 +72,33 @@ UNIT_FIELDS = {
     "seen_health": "fixed hit points at the last observation",
     "seen_shield": "fixed hit points at the last observation",
     "spotter": "agent that first spotted this enemy, or -1 (prob_obs_enemy)",
-    "turn": "units in the random order in which they act in this tick (a scratch list)",
 }
 """Rows of the ``units`` block in order, with units of measure; beam rows follow (``unit_rows``)."""
 
 (
     UNIT_TYPE, PASSIVE, RADIUS, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y,
-    STEER, BLOCKED, HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET,
+    STEER, BLOCKED, STANCE, HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET,
     ORDER_X, ORDER_Y, COOLDOWN, PHASE, PHASE_TICKS, BACKSWING, WEAPON, SWING_TARGET, SWING_TICKS,
-    MISSILE_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON, BEAM_TARGET, BEAM_TICK, BURST,
-    ATTACK_CHANCE, HEALTH_LEVEL, LAST_ACTION, LOOKING, SEEN_HEALTH, SEEN_SHIELD, SPOTTER, TURN,
+    MISSILE_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON, BEAM_TARGET, BEAM_TICK, BURST, PATIENT,
+    HEALED_AT, EVENT, TURN,
+    ATTACK_CHANCE, HEALTH_LEVEL, LAST_ACTION, LOOKING, SEEN_HEALTH, SEEN_SHIELD, SPOTTER,
 ) = range(len(UNIT_FIELDS))  # fmt: skip
 
-SPLASH_SLOTS = 8
-"""Length of the ring of ticks in which beam hits land: rows SPLASH to SPLASH + 7 count the hits."""
+HOT_ROWS = ATTACK_CHANCE
+"""Rows before this one are read and written in every tick; a GPU keeps them in shared memory."""
 
-SPLASH = len(UNIT_FIELDS)
-BEAM_TOUCHED = SPLASH + SPLASH_SLOTS
-"""First of the rows whose bits say which units a volley has touched; at least a word per beam."""
+BEAM_TOUCHED = len(UNIT_FIELDS)
+"""First of the beam rows, whose bits are units of the other side, one or more words per beam.
+
+The first set says which units the shooter's volley has touched. ``SPLASH_SLOTS`` sets follow: a
+ring of ticks that says which units the shooter's beams hit in each.
+"""
+
+SPLASH_SLOTS = 5
+"""Ticks in the ring of beam hits: one more than hits may be delayed."""
 
 WORD_BITS = 31
-"""Units per ``int32`` word of touched units (the sign bit stays clear)."""
+"""Units per ``int32`` word of beam bits (the sign bit stays clear)."""
 
 WORLD_FIELDS = {
     "seed_low": "low 32 bits of the battle's seed",
@@ -112,7 +124,13 @@ WORLD_FIELDS = {
     DEAD_ENEMIES, ILLEGAL_ACTIONS, MAX_REWARD, FIRST_MAX_REWARD, BURSTS, FINISHED,
 ) = range(len(WORLD_FIELDS))  # fmt: skip
 
-ORDER_IDLE, ORDER_MOVE, ORDER_ATTACK, ORDER_ACQUIRED, ORDER_RETALIATE, ORDER_HEAL = range(6)
+(
+    ORDER_IDLE, ORDER_MOVE, ORDER_ATTACK, ORDER_ACQUIRED, ORDER_RETALIATE, ORDER_HEAL, ORDER_FOLLOW,
+) = range(7)  # fmt: skip
+STANCE_WALKING, STANCE_FIRM, STANCE_BLOCKED, STANCE_HEALING = (1 << bit for bit in range(4))
+(
+    EVENT_SHOT, EVENT_MISSILE, EVENT_SWING, EVENT_BEAMS, EVENT_SPLASH, EVENT_HEAL,
+) = (1 << bit for bit in range(6))  # fmt: skip
 PHASE_READY, PHASE_WINDUP, PHASE_CHANNEL = range(3)
 NOT_THERE = -(1 << 20)
 """Radius of a dead unit: so far below zero that nothing is ever near it."""
@@ -130,7 +148,7 @@ CHANCE_ONE = 1 << 24
 
 def unit_rows(num_agents: int, num_enemies: int) -> int:
     """Return the number of rows of the ``units`` block, beam memory included."""
-    return BEAM_TOUCHED + 2 * touched_words(num_agents, num_enemies)
+    return BEAM_TOUCHED + 2 * (1 + SPLASH_SLOTS) * touched_words(num_agents, num_enemies)
 
 
 def touched_words(num_agents: int, num_enemies: int) -> int:

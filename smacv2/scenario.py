@@ -198,6 +198,8 @@ class Weapon:
     """The sweep; None when not a beam."""
     moving_fire: bool = False
     """Fires without stopping."""
+    turret: bool = False
+    """Sits on a turret: an idle unit finds targets for it, even if the unit is passive."""
 
     def problems(self) -> Problems:
         """Yield the mistakes that span several keys."""

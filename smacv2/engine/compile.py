@@ -135,3 +135,8 @@ def source_hash() -> str:
     for path in [engine.parent / "battle.py", *sorted(engine.glob("*.py"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@inline_rule
+def meet():
+    """Wait for the other lanes of this battle; with one lane there is nothing to wait for."""

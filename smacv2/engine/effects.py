@@ -1,4 +1,8 @@
-"""Effects of shots: damage, missiles, second hits, beams, bursts; and regeneration."""
+"""What shots do: damage, missiles, second hits, beams, bursts, healing; and regeneration.
+
+``advance_*`` and ``sweep_beams`` are unit rules: they note what is due as events. ``deliver`` and
+what it calls run on lane 0 alone, and write any unit.
+"""
 
 from smacv2.battle import (
     BEAM_TARGET,
@@ -8,15 +12,27 @@ from smacv2.battle import (
     BURSTS,
     DAMAGED_AT,
     ENERGY,
+    EVENT,
+    EVENT_BEAMS,
+    EVENT_HEAL,
+    EVENT_MISSILE,
+    EVENT_SHOT,
+    EVENT_SPLASH,
+    EVENT_SWING,
+    HEALED_AT,
     HEALTH,
     MISSILE_TARGET,
     MISSILE_WEAPON,
     MISSILE_X,
     MISSILE_Y,
     NOT_THERE,
+    ORDER,
+    ORDER_IDLE,
+    ORDER_TARGET,
+    PHASE,
+    PHASE_READY,
     RADIUS,
     SHIELD,
-    SPLASH,
     SPLASH_SLOTS,
     SWING_TARGET,
     SWING_TICKS,
@@ -24,12 +40,13 @@ from smacv2.battle import (
     UNIT_TYPE,
     VELOCITY_X,
     VELOCITY_Y,
+    WEAPON,
     WORD_BITS,
     X,
     Y,
 )
 from smacv2.engine.compile import inline_rule, rule
-from smacv2.engine.fixed import ONE, SHIFT, inverse, length, scaled, square, squared
+from smacv2.engine.fixed import ONE, SHIFT, inverse, length, mul, scaled, square, squared
 from smacv2.engine.opponent import respond
 from smacv2.engine.tables import (
     DELIVER_BEAM,
@@ -40,13 +57,14 @@ from smacv2.engine.tables import (
     K_BURSTS,
     K_ENERGY,
     K_ENERGY_REGEN,
+    K_HEAL_COST,
+    K_HEAL_RATE,
     K_HEALTH,
     K_HEALTH_REGEN,
     K_PLANES,
     K_SHIELD,
     K_SHIELD_DELAY,
     K_SHIELD_REGEN,
-    K_WEAPONS,
     PLANE_GROUND,
     W_BEAM_EXPIRE_TICKS,
     W_BEAM_POINT_TICKS,
@@ -69,6 +87,29 @@ MINIMUM_DAMAGE = ONE // 2
 
 
 @rule
+def deliver(unit, world, kinds, rules, i):
+    """Land the events of one unit; shots and healing need it to be still alive (mechanics 8.5)."""
+    event = unit[EVENT, i]
+    unit[EVENT, i] = 0
+    if event & EVENT_MISSILE:
+        target = unit[MISSILE_TARGET, i]
+        unit[MISSILE_TARGET, i] = -1
+        strike(unit, world, kinds, rules, i, target, unit[MISSILE_WEAPON, i])
+    if event & EVENT_SPLASH:
+        land_splash(unit, world, kinds, rules, i)
+    if event & EVENT_BEAMS:
+        land_beams(unit, world, kinds, rules, i)
+    if event & EVENT_SWING:
+        target = unit[SWING_TARGET, i]
+        unit[SWING_TARGET, i] = -1
+        strike(unit, world, kinds, rules, i, target, 0)
+    if event & EVENT_SHOT and unit[HEALTH, i] > 0:
+        launch(unit, world, kinds, rules, i, unit[ORDER_TARGET, i], unit[WEAPON, i])
+    if event & EVENT_HEAL and unit[HEALTH, i] > 0:
+        mend(unit, world, kinds, i, unit[ORDER_TARGET, i])
+
+
+@rule
 def launch(unit, world, kinds, rules, i, target, weapon):
     """Release a shot: hit at once, or start the missile, the beams or the burst."""
     offset = weapon_offset(weapon, kinds)
@@ -87,7 +128,7 @@ def launch(unit, world, kinds, rules, i, target, weapon):
     elif delivery == DELIVER_BEAM:
         unit[BEAM_TARGET, i] = target
         unit[BEAM_TICK, i] = 0
-        for row in range(BEAM_TOUCHED, unit.shape[0]):
+        for row in range(BEAM_TOUCHED, BEAM_TOUCHED + 2 * beam_words(unit)):
             unit[row, i] = 0
     elif delivery == DELIVER_BURST:
         die(unit, world, kinds, i)
@@ -158,44 +199,74 @@ def burst(unit, world, kinds, rules, i):
                 strike(unit, world, kinds, rules, i, j, weapon)
 
 
+# --- Shots under way ---
+
+
 @rule
-def advance_missile(unit, world, kinds, rules, i):
-    """Fly after the target and hit it; a dead target loses the missile (mechanics 10.1, 10.2)."""
+def advance_missile(unit, kinds, i):
+    """Fly after the target (mechanics 10.1, 10.2); return EVENT_MISSILE on arrival, else 0.
+
+    A missile whose target has died is lost.
+    """
     target = unit[MISSILE_TARGET, i]
     if unit[HEALTH, target] <= 0:
         unit[MISSILE_TARGET, i] = -1
-        return
-    kind = unit[UNIT_TYPE, i]
-    weapon = unit[MISSILE_WEAPON, i]
-    speed = kinds[kind, weapon_offset(weapon, kinds) + W_SPEED]
+        return 0
+    speed = kinds[unit[UNIT_TYPE, i], weapon_offset(unit[MISSILE_WEAPON, i], kinds) + W_SPEED]
     dx = unit[X, target] - unit[MISSILE_X, i]
     dy = unit[Y, target] - unit[MISSILE_Y, i]
     distance = length(dx, dy)
     if distance <= speed:
-        unit[MISSILE_TARGET, i] = -1
-        strike(unit, world, kinds, rules, i, target, weapon)
-        return
+        return EVENT_MISSILE
     factor = inverse(distance)
     unit[MISSILE_X, i] += scaled(dx, speed, factor)
     unit[MISSILE_Y, i] += scaled(dy, speed, factor)
+    return 0
 
 
-@rule
-def advance_swing(unit, world, kinds, rules, i):
-    """Land the second hit of a swing on time, whatever has happened since (mechanics 7.5, 8.5)."""
+@inline_rule
+def advance_swing(unit, i):
+    """Count down to the second hit of a swing (mechanics 7.5, 8.5); return EVENT_SWING or 0.
+
+    The hit lands on time, whatever has happened since the first one.
+    """
     unit[SWING_TICKS, i] -= ONE
     if unit[SWING_TICKS, i] > 0:
-        return
-    target = unit[SWING_TARGET, i]
-    unit[SWING_TARGET, i] = -1
+        return 0
     unit[SWING_TICKS, i] = 0
-    if unit[HEALTH, target] > 0:
-        strike(unit, world, kinds, rules, i, target, 0)
+    return EVENT_SWING
+
+
+@inline_rule
+def advance_beams(unit, kinds, rules, tick, i):
+    """Sweep the beams of a volley, if there is one; return EVENT_BEAMS and EVENT_SPLASH if due."""
+    event = 0
+    if unit[BEAM_TARGET, i] >= 0:
+        event = sweep_beams(unit, kinds, rules, tick, i)
+    for word in range(2 * beam_words(unit)):
+        if unit[splash_row(unit, tick) + word, i] != 0:
+            event |= EVENT_SPLASH
+    return event
+
+
+# --- Beams (mechanics 9.3) ---
+
+
+@inline_rule
+def beam_words(unit):
+    """Return the words per beam that hold a bit for each unit of the other side."""
+    return (unit.shape[0] - BEAM_TOUCHED) // (2 * (1 + SPLASH_SLOTS))
+
+
+@inline_rule
+def splash_row(unit, tick):
+    """Return the first row of the units that a shooter's beams hit in a tick."""
+    return BEAM_TOUCHED + 2 * beam_words(unit) * (1 + tick % SPLASH_SLOTS)
 
 
 @rule
-def advance_beams(unit, world, kinds, rules, i):
-    """Sweep this tick's sample points; hit the main target when they expire (mechanics 9.3)."""
+def sweep_beams(unit, kinds, rules, tick, i):
+    """Touch units at this tick's points; return EVENT_BEAMS when the main target is hit, else 0."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(0, kinds)
     unit[BEAM_TICK, i] += 1
@@ -204,17 +275,13 @@ def advance_beams(unit, world, kinds, rules, i):
     point_ticks = kinds[kind, offset + W_BEAM_POINT_TICKS]
     for point in range(points):
         if now - ONE < (point + 1) * point_ticks <= now:
-            sample_beams(unit, world, kinds, rules, i, point)
-    if now >= points * point_ticks + kinds[kind, offset + W_BEAM_EXPIRE_TICKS]:
-        target = unit[BEAM_TARGET, i]
-        unit[BEAM_TARGET, i] = -1
-        for _ in range(2):
-            if unit[HEALTH, target] > 0:
-                strike(unit, world, kinds, rules, i, target, 0)
+            sample_beams(unit, kinds, rules, tick, i, point)
+    expired = now >= points * point_ticks + kinds[kind, offset + W_BEAM_EXPIRE_TICKS]
+    return EVENT_BEAMS if expired else 0
 
 
 @rule
-def sample_beams(unit, world, kinds, rules, i, point):
+def sample_beams(unit, kinds, rules, tick, i, point):
     """Touch the units at one point of each beam; the second beam sweeps the other way."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(0, kinds)
@@ -229,71 +296,101 @@ def sample_beams(unit, world, kinds, rules, i, point):
     for beam in range(2):
         side = 1 - 2 * beam
         touch(
-            unit, world, kinds, rules, i, beam,
+            unit, kinds, rules, tick, i, beam,
             unit[X, target] + side * shift_x, unit[Y, target] + side * shift_y,
         )  # fmt: skip
 
 
 @rule
-def touch(unit, world, kinds, rules, i, beam, x, y):
-    """Schedule a hit on every enemy that a beam of this volley touches for the first time."""
+def touch(unit, kinds, rules, tick, i, beam, x, y):
+    """Schedule a hit on every enemy that a beam of this volley touches for the first time.
+
+    Half of a victim's radius counts: recorded play of the real game shows half the damage that
+    whole radii would do (mechanics 9.1).
+    """
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(0, kinds)
-    delay = kinds[kind, offset + W_BEAM_SPLASH_TICKS]
-    slot = SPLASH + (world[TICK] + delay) % SPLASH_SLOTS
-    words = (unit.shape[0] - BEAM_TOUCHED) // 2
+    words = beam_words(unit)
+    later = splash_row(unit, tick + kinds[kind, offset + W_BEAM_SPLASH_TICKS])
     first, last = opponents(unit, rules, i)
     for j in range(first, last):
-        victim_kind = unit[UNIT_TYPE, j]
         if unit[HEALTH, j] <= 0 or j == unit[BEAM_TARGET, i]:
             continue
-        if not kinds[victim_kind, K_PLANES] & PLANE_GROUND:
+        if not kinds[unit[UNIT_TYPE, j], K_PLANES] & PLANE_GROUND:
             continue
-        reach = kinds[kind, offset + W_BEAM_RADIUS] + unit[RADIUS, j]
+        reach = kinds[kind, offset + W_BEAM_RADIUS] + (unit[RADIUS, j] >> 1)
         if squared(unit[X, j] - x, unit[Y, j] - y) > square(reach):
             continue
-        row = BEAM_TOUCHED + beam * words + (j - first) // WORD_BITS
+        word = beam * words + (j - first) // WORD_BITS
         bit = 1 << ((j - first) % WORD_BITS)
-        if unit[row, i] & bit == 0:
-            unit[row, i] |= bit
-            unit[slot, j] += 1
+        if unit[BEAM_TOUCHED + word, i] & bit == 0:
+            unit[BEAM_TOUCHED + word, i] |= bit
+            unit[later + word, i] |= bit
 
 
 @rule
 def land_splash(unit, world, kinds, rules, i):
-    """Apply the beam hits that reach a unit in this tick; armour reduces each hit."""
-    slot = SPLASH + world[TICK] % SPLASH_SLOTS
-    hits = unit[slot, i]
-    unit[slot, i] = 0
-    if hits == 0:
-        return
-    shooter = beam_shooter(unit, kinds, rules, i)
-    kind = unit[UNIT_TYPE, shooter]
-    amount = kinds[kind, weapon_offset(0, kinds) + W_DAMAGE + unit[UNIT_TYPE, i]]
-    for _ in range(hits):
-        damage(unit, world, kinds, rules, shooter, i, amount)
+    """Land this tick's beam hits of a shooter on the neighbours of its target."""
+    words = beam_words(unit)
+    first, last = opponents(unit, rules, i)
+    for beam in range(2):
+        for j in range(first, last):
+            row = splash_row(unit, world[TICK]) + beam * words + (j - first) // WORD_BITS
+            if unit[row, i] & (1 << ((j - first) % WORD_BITS)):
+                strike(unit, world, kinds, rules, i, j, 0)
+    for word in range(2 * words):
+        unit[splash_row(unit, world[TICK]) + word, i] = 0
 
 
 @rule
-def beam_shooter(unit, kinds, rules, i):
-    """Return the first enemy with a beam weapon, to which beam hits on unit i are attributed."""
-    first, last = opponents(unit, rules, i)
-    for j in range(first, last):
-        kind = unit[UNIT_TYPE, j]
-        if kinds[kind, K_WEAPONS + W_DELIVERY] == DELIVER_BEAM:
-            return j
-    return first
+def land_beams(unit, world, kinds, rules, i):
+    """End a volley: each beam hits the main target, unless the shooter has just died."""
+    target = unit[BEAM_TARGET, i]
+    unit[BEAM_TARGET, i] = -1
+    for _ in range(2):
+        if target >= 0:
+            strike(unit, world, kinds, rules, i, target, 0)
+
+
+# --- Life ---
+
+
+@rule
+def mend(unit, world, kinds, i, target):
+    """Turn a medivac's energy into life of its patient for one tick (mechanics 12).
+
+    One medivac heals a patient at a time: the first one in this tick (mechanics 12.4).
+    """
+    kind = unit[UNIT_TYPE, i]
+    missing = int(kinds[unit[UNIT_TYPE, target], K_HEALTH] - unit[HEALTH, target])
+    if unit[HEALTH, target] <= 0 or missing <= 0 or unit[HEALED_AT, target] == world[TICK]:
+        unit[PHASE, i] = PHASE_READY
+        return
+    unit[HEALED_AT, target] = world[TICK]
+    amount = min(int(kinds[kind, K_HEAL_RATE]), missing)
+    cost = mul(amount, kinds[kind, K_HEAL_COST])
+    if cost > unit[ENERGY, i]:
+        cost = int(unit[ENERGY, i])
+        amount = (cost << SHIFT) // kinds[kind, K_HEAL_COST]
+    unit[HEALTH, target] += amount
+    unit[ENERGY, i] -= cost
+    if unit[ENERGY, i] == 0:
+        # The beam breaks; regeneration alone must not keep it going (mechanics 12.6).
+        unit[ORDER, i] = ORDER_IDLE
+        unit[PHASE, i] = PHASE_READY
 
 
 @inline_rule
-def regenerate(unit, world, kinds, i):
+def regenerate(unit, kinds, tick, i):
     """Regenerate zerg life, shields some time after the last damage, and energy (mechanics 13)."""
+    if unit[HEALTH, i] <= 0:
+        return
     kind = unit[UNIT_TYPE, i]
     regen = kinds[kind, K_HEALTH_REGEN]
     if regen > 0:
         unit[HEALTH, i] = min(unit[HEALTH, i] + regen, kinds[kind, K_HEALTH])
     if kinds[kind, K_SHIELD] > 0:
-        waited = (world[TICK] - unit[DAMAGED_AT, i]) << SHIFT
+        waited = (tick - unit[DAMAGED_AT, i]) << SHIFT
         if waited > kinds[kind, K_SHIELD_DELAY]:
             shield = unit[SHIELD, i] + kinds[kind, K_SHIELD_REGEN]
             unit[SHIELD, i] = min(shield, kinds[kind, K_SHIELD])

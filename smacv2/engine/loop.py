@@ -1,21 +1,23 @@
-"""One environment step and one game loop (tick): the table of contents of the battle."""
+"""One environment step and one game loop (tick): the table of contents of the battle.
+
+A tick is a sequence of *phases*. In a phase, a **unit rule** may read any unit and writes only its
+own column; it reads nothing of others that the phase writes. So the order of units cannot matter:
+a CPU loops over them, a GPU gives each unit a lane, and ``meet()`` ends the phase. A **battle
+rule** runs on lane 0 alone, because its order does matter: what lands, lands one after the other.
+
+``lane`` and ``lanes`` say which units a caller plays: ``range(lane, num_units, lanes)``. One caller
+that plays all of them passes 0 and 1.
+"""
 
 from smacv2.battle import (
-    BACKSWING,
-    BEAM_TARGET,
     CHANCE_ONE,
-    COOLDOWN,
     EPISODE,
+    EVENT,
     HEALTH,
     HEALTH_LEVEL,
+    ILLEGAL_ACTIONS,
     MISSILE_TARGET,
-    ORDER,
-    ORDER_HEAL,
-    ORDER_IDLE,
-    ORDER_MOVE,
-    ORDER_TARGET,
     OVER,
-    PASSIVE,
     SEEN_HEALTH,
     STEP,
     SWING_TARGET,
@@ -23,39 +25,34 @@ from smacv2.battle import (
     TURN,
     UNIT_TYPE,
 )
-from smacv2.engine.compile import inline_rule, rule
+from smacv2.engine.compile import inline_rule, meet, rule
 from smacv2.engine.effects import (
     advance_beams,
     advance_missile,
     advance_swing,
+    deliver,
     die,
-    land_splash,
     regenerate,
     resolve_bursts,
 )
-from smacv2.engine.fixed import ONE
-from smacv2.engine.movement import follow_move_order, halt, move_all
+from smacv2.engine.movement import RELAX_PERIOD, add_up_pushes, settle, step, take_stance
 from smacv2.engine.observe import observe_all, write_state
-from smacv2.engine.opponent import acquire, autocast_heal, reorder_idle_enemies
-from smacv2.engine.orders import give_orders, write_mask
+from smacv2.engine.opponent import look, script_gives_orders
+from smacv2.engine.orders import count_illegal, give_order, write_mask
 from smacv2.engine.reward import decide, remember, scale_reward, set_reward_scale
 from smacv2.engine.rng import STREAM_UPDATE_ORDER, shuffle
 from smacv2.engine.spawn import spawn
 from smacv2.engine.tables import (
-    DELIVER_BEAM,
     HAS_BEAMS,
     HAS_HEALTH_LEVEL,
-    K_HEALS,
     K_HEALTH,
-    K_WEAPONS,
     NUM_AGENTS,
     STALE_KILL,
     START_TICKS,
     TICKS_AFTER_KILL,
     TICKS_PER_STEP,
-    W_DELIVERY,
 )
-from smacv2.engine.weapons import fight, heal
+from smacv2.engine.weapons import act
 
 LEAVE_COMMAND, STEP_COMMAND, RESET_COMMAND = range(3)
 """Commands to ``run_battle``: leave a battle alone, play a step, start its next episode."""
@@ -80,142 +77,119 @@ def play_battle(
     command, unit, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
     actions, mask,
 ):  # fmt: skip
-    """Step one battle, or reset it if told to or if it is over (NEXT_STEP); return the reward.
+    """Step one battle, or reset it if told to or if it is over (NEXT_STEP); return the reward."""
+    if command == STEP_COMMAND and world[OVER] == 0:
+        return play_step(unit, world, kinds, rules, cone, mask, actions, 0, 1)
+    start_episode(unit, world, sights, kinds, rules, teams, points, spiral, pathing, 0, 1)
+    return 0.0
 
-    A reset plays ticks too, as agents first see a battle after ``START_TICKS`` of them. Both cases
-    share one call of ``play_tick``: a second one would nearly double the CUDA kernel, whose speed
-    is limited by fetching instructions.
-    """
-    steps = command == STEP_COMMAND and world[OVER] == 0
-    if steps:
-        give_orders(unit, world, kinds, rules, cone, mask, actions)
-        ticks = rules[TICKS_PER_STEP]
-    else:
-        world[EPISODE] += 1
-        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
-        set_reward_scale(unit, world, kinds, rules)
-        ticks = rules[START_TICKS]
-    kill_at = ticks - rules[TICKS_AFTER_KILL] if steps and rules[HAS_HEALTH_LEVEL] else -1
-    for tick in range(ticks + 1):
-        if tick == kill_at:
-            kill_below_level(unit, world, kinds, rules)
-        if tick < ticks:
-            play_tick(unit, world, kinds, rules)
+
+@rule
+def play_step(unit, world, kinds, rules, cone, mask, actions, lane, lanes):
+    """Play one environment step of a battle; return the reward on lane 0, and 0 on others."""
+    for agent in range(lane, rules[NUM_AGENTS], lanes):
+        give_order(unit, world, kinds, rules, cone, mask, actions, agent)
+    if lane == 0:
+        world[ILLEGAL_ACTIONS] = count_illegal(rules, mask, actions)
+    meet()
+    kill_at = rules[TICKS_PER_STEP] - rules[TICKS_AFTER_KILL] if rules[HAS_HEALTH_LEVEL] else -1
+    tick = world[TICK]
+    for loop in range(rules[TICKS_PER_STEP] + 1):
+        if loop == kill_at:
+            if lane == 0:
+                kill_below_level(unit, world, kinds, rules)
+            meet()
+        if loop < rules[TICKS_PER_STEP]:
+            tick += 1
+            play_tick(unit, world, kinds, rules, tick, lane, lanes)
     reward = 0.0
-    if steps:
+    if lane == 0:
         world[STEP] += 1
         reward = scale_reward(world, rules, decide(unit, world, kinds, rules))
-    remember(unit)
+    meet()
+    for i in range(lane, unit.shape[1], lanes):
+        remember(unit, i)
+    meet()
     return reward
 
 
 @rule
-def play_tick(unit, world, kinds, rules):
-    """Play one game loop."""
-    world[TICK] += 1
-    reorder_idle_enemies(unit, world, kinds, rules)
-    busy = start_turns(unit, world, kinds, rules)
-    resolve_bursts(unit, world, kinds, rules)
-    shuffle(unit, world, busy, STREAM_UPDATE_ORDER, world[TICK])
-    for turn in range(busy):
-        update(unit, world, kinds, rules, unit[TURN, turn])
-        resolve_bursts(unit, world, kinds, rules)
-    move_all(unit, world, kinds, rules)
-    for i in range(unit.shape[1]):
-        if unit[HEALTH, i] > 0:
-            regenerate(unit, world, kinds, i)
+def start_episode(
+    unit, world, sights, kinds, rules, teams, points, spiral, pathing, lane, lanes
+):  # fmt: skip
+    """Start the next episode of a battle; agents first see it after ``START_TICKS`` ticks."""
+    if lane == 0:
+        world[EPISODE] += 1
+    meet()
+    spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
+    if lane == 0:
+        set_reward_scale(unit, world, kinds, rules)
+    meet()
+    for loop in range(rules[START_TICKS]):
+        play_tick(unit, world, kinds, rules, loop + 1, lane, lanes)
+    for i in range(lane, unit.shape[1], lanes):
+        remember(unit, i)
+    meet()
 
 
 @rule
-def start_turns(unit, world, kinds, rules):
-    """Advance calm units, and list the others in ``TURN``; return the number of listed units.
+def play_tick(unit, world, kinds, rules, tick, lane, lanes):
+    """Play one game loop, number ``tick`` of the episode, phase by phase."""
+    num_units = unit.shape[1]
+    scripted = script_gives_orders(world, rules, tick)
+    for i in range(lane, num_units, lanes):
+        look(unit, kinds, rules, tick, scripted, i)
+    meet()
+    for i in range(lane, num_units, lanes):
+        update(unit, world, kinds, rules, tick, i)
+    meet()
+    if lane == 0:
+        world[TICK] = tick
+        land(unit, world, kinds, rules)
+    meet()
+    for i in range(lane, num_units, lanes):
+        step(unit, i)
+    meet()
+    relaxing = tick % RELAX_PERIOD == 0
+    for i in range(lane, num_units, lanes):
+        add_up_pushes(unit, kinds, rules, relaxing, i)
+    meet()
+    for i in range(lane, num_units, lanes):
+        settle(unit, kinds, rules, i)
+        regenerate(unit, kinds, tick, i)
+        take_stance(unit, i)
+    meet()
 
-    Calm units only walk or wait and do not affect others, so they act at once and their order
-    cannot matter. The listed units fight, and act in random order afterwards.
-    """
+
+@inline_rule
+def update(unit, world, kinds, rules, tick, i):
+    """Advance a unit's shots under way, then let it act; note as events what it lands."""
+    event = 0
+    if unit[MISSILE_TARGET, i] >= 0:
+        event |= advance_missile(unit, kinds, i)
+    if unit[SWING_TARGET, i] >= 0:
+        event |= advance_swing(unit, i)
+    if rules[HAS_BEAMS]:
+        event |= advance_beams(unit, kinds, rules, tick, i)
+    if unit[HEALTH, i] > 0:
+        event |= act(unit, world, kinds, rules, tick, i)
+    unit[EVENT, i] = event
+
+
+@inline_rule
+def land(unit, world, kinds, rules):
+    """Land what units have noted as events, in random order of the units (mechanics 8.5)."""
     busy = 0
     for i in range(unit.shape[1]):
-        if rules[HAS_BEAMS] and unit[HEALTH, i] > 0:
-            land_splash(unit, world, kinds, rules, i)
-        if is_calm(unit, i):
-            if unit[HEALTH, i] > 0:
-                run_clocks(unit, i)
-                follow_order(unit, kinds, rules, i)
-        else:
+        if unit[EVENT, i] != 0:
             unit[TURN, busy] = i
             busy += 1
-    return busy
-
-
-@inline_rule
-def is_calm(unit, i):
-    """Return whether a unit cannot affect another one in this tick."""
-    under_way = unit[MISSILE_TARGET, i] >= 0 or unit[BEAM_TARGET, i] >= 0
-    if under_way or unit[SWING_TARGET, i] >= 0:
-        return False
-    order = unit[ORDER, i]
-    return order == ORDER_MOVE or (order == ORDER_IDLE and unit[PASSIVE, i]) or unit[HEALTH, i] <= 0
-
-
-@inline_rule
-def run_clocks(unit, i):
-    """Advance the cooldown and the pause after a shot by one tick."""
-    unit[COOLDOWN, i] = max(unit[COOLDOWN, i] - ONE, 0)
-    unit[BACKSWING, i] = max(unit[BACKSWING, i] - ONE, 0)
-
-
-@inline_rule
-def follow_order(unit, kinds, rules, i):
-    """Walk to the ordered point, or stand still without a move order."""
-    if unit[ORDER, i] == ORDER_MOVE:
-        follow_move_order(unit, kinds, rules, i)
-    else:
-        halt(unit, i)
-
-
-@inline_rule
-def update(unit, world, kinds, rules, i):
-    """Play one unit's turn: advance its shots under way, then let it act if it is alive."""
-    if unit[MISSILE_TARGET, i] >= 0:
-        advance_missile(unit, world, kinds, rules, i)
-    if unit[BEAM_TARGET, i] >= 0:
-        advance_beams(unit, world, kinds, rules, i)
-    if unit[SWING_TARGET, i] >= 0:
-        advance_swing(unit, world, kinds, rules, i)
-    if unit[HEALTH, i] <= 0:
+    if busy == 0:
         return
-    cooldown = unit[COOLDOWN, i]
-    run_clocks(unit, i)
-    if unit[SWING_TARGET, i] >= 0:
-        halt(unit, i)
-        return
-    act(unit, world, kinds, rules, i, cooldown)
-
-
-@inline_rule
-def act(unit, world, kinds, rules, i, cooldown_before):
-    """Carry out a unit's order; without one, a unit that is not passive looks for a target."""
-    order = unit[ORDER, i]
-    centre = i
-    if order == ORDER_MOVE or (order == ORDER_IDLE and unit[PASSIVE, i]):
-        follow_order(unit, kinds, rules, i)
-        return
-    if order == ORDER_HEAL:
-        heal(unit, kinds, rules, i)
-        return
-    if order != ORDER_IDLE:
-        if fight(unit, world, kinds, rules, i, cooldown_before):
-            return
-        if kinds[unit[UNIT_TYPE, i], K_WEAPONS + W_DELIVERY] == DELIVER_BEAM:
-            # A colossus looks for targets around its last one (mechanics 6.5).
-            centre = unit[ORDER_TARGET, i]
-    halt(unit, i)
-    if kinds[unit[UNIT_TYPE, i], K_HEALS]:
-        autocast_heal(unit, kinds, rules, i)
-    else:
-        acquire(unit, kinds, rules, i, centre)
-    if unit[ORDER, i] != ORDER_IDLE and unit[ORDER, i] != ORDER_HEAL:
-        fight(unit, world, kinds, rules, i, cooldown_before)
+    shuffle(unit, world, busy, STREAM_UPDATE_ORDER, world[TICK])
+    for turn in range(busy):
+        deliver(unit, world, kinds, rules, unit[TURN, turn])
+        resolve_bursts(unit, world, kinds, rules)
 
 
 @rule

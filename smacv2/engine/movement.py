@@ -8,17 +8,23 @@ from smacv2.battle import (
     FACE_Y,
     HEALTH,
     ORDER,
+    ORDER_HEAL,
     ORDER_IDLE,
     ORDER_MOVE,
     ORDER_TARGET,
-    ORDER_X,
-    ORDER_Y,
+    PATIENT,
+    PHASE,
+    PHASE_CHANNEL,
     PUSH_X,
     PUSH_Y,
     RADIUS,
+    STANCE,
+    STANCE_BLOCKED,
+    STANCE_FIRM,
+    STANCE_HEALING,
+    STANCE_WALKING,
     STEER,
     SWING_TICKS,
-    TICK,
     UNIT_TYPE,
     VELOCITY_X,
     VELOCITY_Y,
@@ -135,19 +141,6 @@ def faces(unit, kinds, i, dx, dy, distance, arc_cos):
 
 
 @rule
-def follow_move_order(unit, kinds, rules, i):
-    """Walk to the ordered point; the order ends on arrival (mechanics 4.1)."""
-    dx = unit[ORDER_X, i] - unit[X, i]
-    dy = unit[ORDER_Y, i] - unit[Y, i]
-    if dx == 0 and dy == 0:
-        unit[ORDER, i] = ORDER_IDLE
-        halt(unit, i)
-        return
-    distance = length(dx, dy)
-    walk(unit, kinds, rules, i, dx, dy, distance, distance)
-
-
-@rule
 def steer(unit, kinds, rules, i, dx, dy):
     """Return a direction around the units in the way, keeping to one side (mechanics 5.7)."""
     for _ in range(STEER_TRIES):
@@ -166,10 +159,10 @@ def steer(unit, kinds, rules, i, dx, dy):
 def find_blocker(unit, kinds, rules, i, dx, dy):
     """Return the blocker: of the units that cannot be pushed aside, the one most ahead, or -1.
 
-    Friends give way unless they hold their ground or are blocked themselves.
+    Friends give way unless they held their ground or were blocked themselves in the last tick.
     """
     blocker = -1
-    worst = 0
+    worst = int(0)
     for j in range(unit.shape[1]):
         if j == i or j == unit[ORDER_TARGET, i] or unit[HEALTH, j] <= 0:
             continue
@@ -181,7 +174,7 @@ def find_blocker(unit, kinds, rules, i, dx, dy):
         ahead = dot(dx, dy, to_x, to_y)
         if ahead <= 0 or squared(to_x, to_y) >= square(reach):
             continue
-        if same_side(rules, i, j) and not firm(unit, j) and unit[BLOCKED, j] == 0:
+        if same_side(rules, i, j) and unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED) == 0:
             continue
         ahead //= max(length(to_x, to_y), 1)
         if ahead > worst:
@@ -209,44 +202,42 @@ def moving(unit, i):
 
 
 @inline_rule
-def pushed(unit, i):
-    """Return whether collisions have moved a unit in this tick."""
-    return unit[PUSH_X, i] != 0 or unit[PUSH_Y, i] != 0
-
-
-@inline_rule
 def firm(unit, i):
     """Return whether a unit holds its ground: it does not move, and has an order or a swing."""
     return not moving(unit, i) and (unit[ORDER, i] > ORDER_MOVE or unit[SWING_TICKS, i] > 0)
 
 
-@rule
-def move_all(unit, world, kinds, rules):
-    """Move every unit by its velocity, push overlapping units apart, keep all on the map."""
-    relaxing = world[TICK] % RELAX_PERIOD == 0
-    any_moving = False
-    for i in range(unit.shape[1]):
-        if unit[HEALTH, i] > 0 and moving(unit, i):
-            any_moving = True
-            unit[X, i] += unit[VELOCITY_X, i]
-            unit[Y, i] += unit[VELOCITY_Y, i]
-    if not any_moving and not relaxing:
-        return
-    for i in range(unit.shape[1]):
-        if unit[HEALTH, i] > 0 and (moving(unit, i) or relaxing):
-            others = count_near(unit, i) - 1  # a unit is always near itself
-            if others > 0:
-                separate_from_others(unit, kinds, rules, i, others)
-    for i in range(unit.shape[1]):
-        if unit[HEALTH, i] > 0 and (moving(unit, i) or pushed(unit, i)):
-            settle(unit, kinds, rules, i)
+@inline_rule
+def step(unit, i):
+    """Move a unit by its velocity, into others if it must; dead units have none."""
+    unit[X, i] += unit[VELOCITY_X, i]
+    unit[Y, i] += unit[VELOCITY_Y, i]
+
+
+# --- Collisions (mechanics 5.4 and 5.6) ---
 
 
 @inline_rule
-def count_near(unit, i):
-    """Return the number of bounding squares that overlap unit i's, its own included.
+def add_up_pushes(unit, kinds, rules, relaxing, i):
+    """Add up the corrections that a unit's overlaps with its neighbours ask of it.
 
-    No branches and nothing wider than 32 bits, so that the compiler compares many at a time.
+    Both units of a pair compute the pair's correction, and each one keeps its own part.
+    ``relaxing``: whether idle friends move apart in this tick.
+    """
+    push_x, push_y = 0, 0
+    others = count_near(unit, relaxing or moving(unit, i), i)
+    if others > 0:
+        push_x, push_y = sum_of_pushes(unit, kinds, rules, relaxing, others, i)
+    unit[PUSH_X, i] = push_x
+    unit[PUSH_Y, i] = push_y
+
+
+@inline_rule
+def count_near(unit, any_kind, i):
+    """Return the number of others whose bounding squares overlap unit i's.
+
+    Unless ``any_kind`` is set, only units that move count. No branches and nothing wider than 32
+    bits, so that the compiler compares many at a time.
     """
     x, y, radius = unit[X, i], unit[Y, i], unit[RADIUS, i]
     count = 0
@@ -254,35 +245,35 @@ def count_near(unit, i):
         reach = int32(radius + unit[RADIUS, j])
         dx = int32(abs(int32(unit[X, j] - x)))
         dy = int32(abs(int32(unit[Y, j] - y)))
-        count += (dx < reach) & (dy < reach)
+        moves = int32(unit[VELOCITY_X, j] | unit[VELOCITY_Y, j]) != 0
+        count += (dx < reach) & (dy < reach) & (moves | any_kind) & (j != i)
     return count
 
 
 @rule
-def separate_from_others(unit, kinds, rules, i, others):
-    """Correct the overlaps of unit i with the ``others`` near it; ``settle`` applies the sum.
-
-    Each pair is corrected once: by its moving unit, or if both or neither move, by the first.
-    """
-    moves_i = moving(unit, i)
+def sum_of_pushes(unit, kinds, rules, relaxing, others, i):
+    """Return the sum (x, y) of the corrections by ``others``, as counted by ``count_near``."""
+    push_x, push_y = 0, 0
+    any_kind = relaxing or moving(unit, i)
     for j in range(unit.shape[1]):
         reach = unit[RADIUS, i] + unit[RADIUS, j]
         if abs(unit[X, j] - unit[X, i]) >= reach or abs(unit[Y, j] - unit[Y, i]) >= reach:
             continue
-        if i == j:
+        if i == j or not (any_kind or moving(unit, j)):
             continue
-        moves_j = moving(unit, j)
-        if not ((j < i and moves_i == moves_j) or (moves_j and not moves_i)):
-            if shares_layer(unit, kinds, i, j):
-                separate(unit, kinds, rules, i, j)
+        if shares_layer(unit, kinds, i, j):
+            away_x, away_y = push_by(unit, kinds, rules, i, j)
+            push_x += away_x
+            push_y += away_y
         others -= 1
         if others == 0:
-            return
+            break
+    return push_x, push_y
 
 
 @rule
-def separate(unit, kinds, rules, i, j):
-    """Push two neighbours apart if they overlap (mechanics 5.4 and 5.6).
+def push_by(unit, kinds, rules, i, j):
+    """Return unit i's part (x, y) of the correction that separates it from unit j.
 
     Moving units keep their collision radii apart; idle friends drift apart to their full radii.
     """
@@ -292,7 +283,7 @@ def separate(unit, kinds, rules, i, j):
     limit = reach
     if not moves_i and not moves_j:
         if not friends or unit[ORDER, i] != ORDER_IDLE or unit[ORDER, j] != ORDER_IDLE:
-            return
+            return 0, 0
         reach = unit[RADIUS, i] + unit[RADIUS, j]
         limit = 2 * RELAX_DISTANCE
     dx = unit[X, j] - unit[X, i]
@@ -305,20 +296,18 @@ def separate(unit, kinds, rules, i, j):
         into_i = -dot(unit[VELOCITY_X, j], unit[VELOCITY_Y, j], dx, dy)
         weight_i = into_j >= into_i
         weight_j = into_i >= into_j
-    if squared(dx, dy) >= square(reach) or weight_i + weight_j == 0:
-        return
+    if not weight_i or squared(dx, dy) >= square(reach):
+        return 0, 0
     distance = length(dx, dy)
     if distance == 0:
-        dx, distance = 1, 1
+        dx, distance = 1 if i < j else -1, 1
     # Round up, so that a resolved pair no longer overlaps.
     depth = min(reach - distance + 1, limit)
     factor = inverse(distance)
-    shift_x, shift_y = scaled(dx, depth, factor), scaled(dy, depth, factor)
-    total = weight_i + weight_j
-    unit[PUSH_X, i] -= half_or_all(shift_x, weight_i, total)
-    unit[PUSH_Y, i] -= half_or_all(shift_y, weight_i, total)
-    unit[PUSH_X, j] += half_or_all(shift_x, weight_j, total)
-    unit[PUSH_Y, j] += half_or_all(shift_y, weight_j, total)
+    shift_x, shift_y = -scaled(dx, depth, factor), -scaled(dy, depth, factor)
+    if weight_j:
+        return half(shift_x), half(shift_y)
+    return shift_x, shift_y
 
 
 @inline_rule
@@ -332,12 +321,8 @@ def share(unit, i, moves, friends):
 
 
 @inline_rule
-def half_or_all(shift, weight, total):
-    """Return ``shift * weight / total`` for weights 0 or 1, rounding away from zero."""
-    if weight == 0:
-        return 0
-    if total == 1:
-        return shift
+def half(shift):
+    """Return half a shift, rounded away from zero, so that both halves suffice."""
     if shift >= 0:
         return (shift + 1) >> 1
     return -((1 - shift) >> 1)
@@ -347,10 +332,12 @@ def half_or_all(shift, weight, total):
 def settle(unit, kinds, rules, i):
     """Apply a unit's correction, keep it on the map and count how long it has been blocked."""
     push_x, push_y = unit[PUSH_X, i], unit[PUSH_Y, i]
+    velocity_x, velocity_y = unit[VELOCITY_X, i], unit[VELOCITY_Y, i]
+    if unit[HEALTH, i] <= 0 or (push_x | push_y | velocity_x | velocity_y) == 0:
+        return
     radius = kinds[unit[UNIT_TYPE, i], K_COLLISION]
     unit[X, i] = min(max(unit[X, i] + push_x, radius), rules[WIDTH] - radius)
     unit[Y, i] = min(max(unit[Y, i] + push_y, radius), rules[HEIGHT] - radius)
-    velocity_x, velocity_y = unit[VELOCITY_X, i], unit[VELOCITY_Y, i]
     lost = -dot(velocity_x, velocity_y, push_x, push_y)
     if 2 * lost > squared(velocity_x, velocity_y) > 0:
         unit[BLOCKED, i] = MAX_BLOCKED
@@ -358,5 +345,20 @@ def settle(unit, kinds, rules, i):
         unit[BLOCKED, i] -= 1
     if unit[BLOCKED, i] == 0:
         unit[STEER, i] = 0
-    unit[PUSH_X, i] = 0
-    unit[PUSH_Y, i] = 0
+
+
+@inline_rule
+def take_stance(unit, i):
+    """Note how a unit has ended the tick, for others to read in the next one."""
+    healing = unit[ORDER, i] == ORDER_HEAL and unit[HEALTH, i] > 0
+    stance = 0
+    if moving(unit, i):
+        stance |= STANCE_WALKING
+    if firm(unit, i):
+        stance |= STANCE_FIRM
+    if unit[BLOCKED, i] > 0:
+        stance |= STANCE_BLOCKED
+    if healing and unit[PHASE, i] == PHASE_CHANNEL:
+        stance |= STANCE_HEALING
+    unit[STANCE, i] = stance
+    unit[PATIENT, i] = unit[ORDER_TARGET, i] if healing else -1

@@ -7,23 +7,29 @@ from smacv2.battle import (
     ORDER,
     ORDER_ACQUIRED,
     ORDER_ATTACK,
+    ORDER_FOLLOW,
     ORDER_HEAL,
     ORDER_IDLE,
+    ORDER_MOVE,
     ORDER_RETALIATE,
     ORDER_TARGET,
     PASSIVE,
+    PATIENT,
     PHASE,
-    PHASE_CHANNEL,
     PHASE_READY,
+    STANCE,
+    STANCE_HEALING,
+    SWING_TICKS,
     TICK,
     TRIGGER_PHASE,
     UNIT_TYPE,
 )
-from smacv2.engine.compile import rule
-from smacv2.engine.fixed import square
+from smacv2.engine.compile import inline_rule, rule
+from smacv2.engine.fixed import ONE, square
 from smacv2.engine.tables import (
     CALL_PERIOD,
     CALL_RADIUS,
+    HEALERS_FOLLOW,
     K_AUTOCAST_ENERGY,
     K_AUTOCAST_RANGE,
     K_BIOLOGICAL,
@@ -32,6 +38,7 @@ from smacv2.engine.tables import (
     K_PLANES,
     K_SCAN,
     K_THREATENS,
+    K_TURRET,
     K_WEAPONS,
     NUM_AGENTS,
     TRIGGER_PERIOD,
@@ -42,28 +49,119 @@ from smacv2.engine.targets import can_hit, distance_squared, friends, opponents,
 BETTER_CLASS_PERIOD = 4
 """Ticks between two searches for a target of a better class (mechanics 6.8)."""
 
+BEST_CLASS = 3
+"""The class of a threat that the first weapon can hit (``target_class``)."""
+
+KEEP_MARGIN = ONE
+"""Cells beyond its scan range at which a unit gives up a target it has acquired (mechanics 6.4)."""
+
+
+@inline_rule
+def look(unit, kinds, rules, tick, scripted, i):
+    """End a unit's order if it has become void; find something to do for a unit without one.
+
+    ``scripted``: whether the map's script gives orders in this tick.
+    """
+    order = unit[ORDER, i]
+    if unit[HEALTH, i] <= 0 or order == ORDER_MOVE:
+        return
+    if order == ORDER_IDLE:
+        if scripted and i >= rules[NUM_AGENTS]:
+            obey_script(unit, kinds, rules, i)
+    elif order != ORDER_FOLLOW and holds(unit, kinds, rules, i):
+        if order == ORDER_ACQUIRED and tick % BETTER_CLASS_PERIOD == 0:
+            look_for_better_class(unit, kinds, rules, i)
+        return
+    elif order != ORDER_FOLLOW or unit[HEALTH, unit[ORDER_TARGET, i]] <= 0:
+        unit[ORDER, i] = ORDER_IDLE
+        unit[PHASE, i] = PHASE_READY
+    order = unit[ORDER, i]
+    # A unit between the two hits of a swing does nothing else.
+    if (order != ORDER_IDLE and order != ORDER_FOLLOW) or unit[SWING_TICKS, i] > ONE:
+        return
+    if not unit[PASSIVE, i] or kinds[unit[UNIT_TYPE, i], K_TURRET]:
+        find_target(unit, kinds, rules, i)
+
+
+@inline_rule
+def holds(unit, kinds, rules, i):
+    """Return whether an order to attack or heal is still to be carried out.
+
+    Two medivacs may choose one patient in the same tick; the later one in order of units leaves it.
+    """
+    kind, target = unit[UNIT_TYPE, i], unit[ORDER_TARGET, i]
+    if unit[HEALTH, target] <= 0:
+        return False
+    if unit[ORDER, i] == ORDER_HEAL:
+        hurt = unit[HEALTH, target] < kinds[unit[UNIT_TYPE, target], K_HEALTH]
+        if not hurt or unit[ENERGY, i] <= 0:
+            return False
+        return unit[PASSIVE, i] or not is_patient_of_another(unit, rules, i, target, i)
+    if unit[ORDER, i] != ORDER_ACQUIRED:
+        return True
+    margin = 0 if unit[PASSIVE, i] else KEEP_MARGIN
+    return within(unit, i, target, kinds[kind, K_SCAN] + margin)
+
+
+# --- The map's script ---
+
+
+@inline_rule
+def script_gives_orders(world, rules, tick):
+    """Return whether the map's script orders idle enemies in a tick (mechanics 11.4)."""
+    period = rules[TRIGGER_PERIOD]
+    return period != 0 and (tick - 1) % period == world[TRIGGER_PHASE]
+
 
 @rule
-def reorder_idle_enemies(unit, world, kinds, rules):
-    """Order every idle enemy to attack the agent nearest to it (mechanics 11.4)."""
-    period = rules[TRIGGER_PERIOD]
-    if period == 0 or (world[TICK] - 1) % period != world[TRIGGER_PHASE]:
+def obey_script(unit, kinds, rules, i):
+    """Order an idle enemy to attack the agent nearest to it, or to follow it if it cannot hit it.
+
+    Healers have no attack to be ordered; they stay, or under ``enemy_medivacs="with_side"`` follow
+    the nearest fighter of their side.
+    """
+    if kinds[unit[UNIT_TYPE, i], K_HEALS]:
+        if rules[HEALERS_FOLLOW]:
+            follow(unit, i, nearest_fighter(unit, kinds, rules, i))
         return
-    for i in range(rules[NUM_AGENTS], unit.shape[1]):
-        if unit[HEALTH, i] > 0 and unit[ORDER, i] == ORDER_IDLE:
-            target = nearest_opponent(unit, rules, i)
-            if target >= 0 and can_hit(unit, kinds, i, target):
-                engage(unit, i, target, ORDER_ATTACK)
+    target = nearest_opponent(unit, rules, i)
+    if target < 0:
+        return
+    if can_hit(unit, kinds, i, target):
+        engage(unit, i, target, ORDER_ATTACK)
+    else:
+        follow(unit, i, target)
+
+
+@inline_rule
+def follow(unit, i, target):
+    """Let a unit walk after another one, if there is one."""
+    if target >= 0:
+        engage(unit, i, target, ORDER_FOLLOW)
 
 
 @rule
 def nearest_opponent(unit, rules, i):
     """Return the living unit of the other team with the nearest centre, or -1."""
     nearest = -1
-    best = 0
+    best = int(0)
     first, last = opponents(unit, rules, i)
     for j in range(first, last):
         if unit[HEALTH, j] > 0:
+            distance = distance_squared(unit, i, j)
+            if nearest < 0 or distance < best:
+                nearest, best = j, distance
+    return nearest
+
+
+@rule
+def nearest_fighter(unit, kinds, rules, i):
+    """Return the living friend with the nearest centre that does not heal, or -1."""
+    nearest = -1
+    best = int(0)
+    first, last = friends(unit, rules, i)
+    for j in range(first, last):
+        if unit[HEALTH, j] > 0 and not kinds[unit[UNIT_TYPE, j], K_HEALS]:
             distance = distance_squared(unit, i, j)
             if nearest < 0 or distance < best:
                 nearest, best = j, distance
@@ -79,14 +177,27 @@ def engage(unit, i, target, order):
     unit[ORDER_TARGET, i] = target
 
 
+# --- Acquisition ---
+
+
 @rule
-def acquire(unit, kinds, rules, i, centre):
-    """Give an idle unit the best target, nearest to unit ``centre`` (mechanics 6.1 to 6.5)."""
-    if unit[PASSIVE, i] or kinds[unit[UNIT_TYPE, i], K_SCAN] == 0:
+def find_target(unit, kinds, rules, i):
+    """Give a unit the best target around; a healer heals (mechanics 6.1 to 6.5)."""
+    kind = unit[UNIT_TYPE, i]
+    if kinds[kind, K_HEALS]:
+        autocast_heal(unit, kinds, rules, i)
         return
+    if kinds[kind, K_SCAN] == 0:
+        return
+    centre = i
+    if kinds[kind, K_TURRET] and unit[ORDER_TARGET, i] >= 0:
+        # A colossus looks for targets around the one it has just lost (mechanics 6.5).
+        centre = unit[ORDER_TARGET, i]
     target = best_target(unit, kinds, rules, i, centre, -1)
     if target >= 0:
         engage(unit, i, target, ORDER_ACQUIRED)
+    elif unit[ORDER, i] == ORDER_IDLE:
+        unit[ORDER_TARGET, i] = -1
 
 
 @rule
@@ -94,7 +205,7 @@ def best_target(unit, kinds, rules, i, centre, least_class):
     """Return the target of the highest class above ``least_class``, nearest first, or -1."""
     chosen = -1
     best_class = least_class
-    best = 0
+    best = int(0)
     scan = kinds[unit[UNIT_TYPE, i], K_SCAN]
     first, last = opponents(unit, rules, i)
     for j in range(first, last):
@@ -124,16 +235,17 @@ def target_class(unit, kinds, i, j):
 
 
 @rule
-def look_for_better_class(unit, world, kinds, rules, i):
+def look_for_better_class(unit, kinds, rules, i):
     """Switch an acquired target when a better one has come into range (mechanics 6.4, 6.8)."""
-    if world[TICK] % BETTER_CLASS_PERIOD != 0:
-        return
     rank = target_class(unit, kinds, i, unit[ORDER_TARGET, i])
-    if rank == 3:
+    if rank == BEST_CLASS:
         return
     target = best_target(unit, kinds, rules, i, i, rank)
     if target >= 0:
         engage(unit, i, target, ORDER_ACQUIRED)
+
+
+# --- Being hit ---
 
 
 @rule
@@ -159,21 +271,24 @@ def retaliate(unit, kinds, i, attacker):
         engage(unit, i, attacker, ORDER_RETALIATE)
 
 
+# --- Healing ---
+
+
 @rule
 def autocast_heal(unit, kinds, rules, i):
-    """Let an idle medivac heal the friend with the lowest life fraction (mechanics 12.4, 12.5)."""
+    """Let a medivac heal the friend with the lowest life fraction (mechanics 12.4, 12.5)."""
     kind = unit[UNIT_TYPE, i]
-    if unit[PASSIVE, i] or unit[ENERGY, i] < kinds[kind, K_AUTOCAST_ENERGY]:
+    if unit[ENERGY, i] < kinds[kind, K_AUTOCAST_ENERGY]:
         return
     chosen = -1
-    best_health, best_full, best_distance = 0, 1, 0
+    best_health, best_full, best_distance = int(0), int(1), int(0)
     first, last = friends(unit, rules, i)
     for j in range(first, last):
         if not wants_healing(unit, kinds, i, j):
             continue
         if not within(unit, i, j, kinds[kind, K_AUTOCAST_RANGE]):
             continue
-        if other_medivac_on(unit, kinds, rules, i, j, False):
+        if is_patient_of_another(unit, rules, i, j, unit.shape[1]):
             continue
         health = int(unit[HEALTH, j])
         full = int(kinds[unit[UNIT_TYPE, j], K_HEALTH])
@@ -195,20 +310,20 @@ def wants_healing(unit, kinds, i, j):
 
 
 @rule
-def other_medivac_on(unit, kinds, rules, i, target, beams_only):
-    """Return whether another medivac has orders to heal the target (mechanics 12.4).
+def is_patient_of_another(unit, rules, i, target, end):
+    """Return whether a medivac before unit ``end``, not i, had orders to heal the target."""
+    first, last = friends(unit, rules, i)
+    for j in range(first, min(last, end)):
+        if unit[PATIENT, j] == target and j != i:
+            return True
+    return False
 
-    ``beams_only``: count only those that are healing it now.
-    """
+
+@rule
+def is_being_healed(unit, rules, i, target):
+    """Return whether another medivac held its beam on the target in the last tick (12.4)."""
     first, last = friends(unit, rules, i)
     for j in range(first, last):
-        if (
-            j != i
-            and unit[ORDER, j] == ORDER_HEAL
-            and (unit[PHASE, j] == PHASE_CHANNEL or not beams_only)
-            and unit[ORDER_TARGET, j] == target
-            and unit[HEALTH, j] > 0
-            and kinds[unit[UNIT_TYPE, j], K_HEALS]
-        ):
+        if unit[PATIENT, j] == target and j != i and unit[STANCE, j] & STANCE_HEALING:
             return True
     return False

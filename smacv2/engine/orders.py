@@ -6,7 +6,6 @@ from smacv2.battle import (
     CHANCE_ONE,
     ENERGY,
     HEALTH,
-    ILLEGAL_ACTIONS,
     LAST_ACTION,
     LOOKING,
     ORDER,
@@ -119,26 +118,39 @@ def can_target(unit, kinds, rules, cone, agent, slot):
 
 
 @rule
-def give_orders(unit, world, kinds, rules, cone, mask, actions):
-    """Turn the agents' actions into orders; illegal ones become stop and are counted."""
-    world[ILLEGAL_ACTIONS] = 0
+def give_order(unit, world, kinds, rules, cone, mask, actions, agent):
+    """Turn one agent's action into an order; an illegal one becomes stop (or no-op when dead)."""
+    action = actions[agent]
+    if not is_legal(rules, mask, actions, agent):
+        action = STOP if unit[HEALTH, agent] > 0 else NO_OP
+    unit[LAST_ACTION, agent] = action
+    if unit[HEALTH, agent] <= 0:
+        return
+    if action == STOP:
+        replace_order(unit, agent, ORDER_IDLE, -1)
+    elif action < FIRST_LOOK:
+        order_move(unit, kinds, rules, agent, action)
+    elif action < rules[FIRST_TARGET]:
+        unit[LOOKING, agent] = action - FIRST_LOOK
+    else:
+        order_target(unit, world, kinds, rules, cone, agent, action - rules[FIRST_TARGET])
+
+
+@inline_rule
+def is_legal(rules, mask, actions, agent):
+    """Return whether an agent's action exists and is available."""
+    action = actions[agent]
+    return 0 <= action < rules[NUM_ACTIONS] and mask[agent, action] != 0
+
+
+@rule
+def count_illegal(rules, mask, actions):
+    """Return the number of agents whose action is illegal."""
+    count = 0
     for agent in range(rules[NUM_AGENTS]):
-        action = actions[agent]
-        if action < 0 or action >= rules[NUM_ACTIONS] or mask[agent, action] == 0:
-            world[ILLEGAL_ACTIONS] += 1
-            action = STOP if unit[HEALTH, agent] > 0 else NO_OP
-        unit[LAST_ACTION, agent] = action
-        if unit[HEALTH, agent] <= 0:
-            continue
-        if action == STOP:
-            replace_order(unit, agent, ORDER_IDLE, -1)
-        elif action < FIRST_LOOK:
-            order_move(unit, kinds, rules, agent, action)
-        elif action < rules[FIRST_TARGET]:
-            unit[LOOKING, agent] = action - FIRST_LOOK
-        else:
-            slot = action - rules[FIRST_TARGET]
-            order_target(unit, world, kinds, rules, cone, agent, slot)
+        if not is_legal(rules, mask, actions, agent):
+            count += 1
+    return count
 
 
 @rule

@@ -20,7 +20,7 @@ from smacv2.battle import (
     STEP,
     UNIT_TYPE,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, rule
 from smacv2.engine.fixed import ONE, mul
 from smacv2.engine.tables import (
     DEATH_POINTS,
@@ -134,12 +134,11 @@ def team_losses(unit, rules, first, last):
     return lost
 
 
-@rule
-def remember(unit):
-    """Store health and shield at this observation, for the next step's reward."""
-    for i in range(unit.shape[1]):
-        unit[SEEN_HEALTH, i] = unit[HEALTH, i]
-        unit[SEEN_SHIELD, i] = unit[SHIELD, i]
+@inline_rule
+def remember(unit, i):
+    """Store a unit's health and shield at this observation, for the next step's reward."""
+    unit[SEEN_HEALTH, i] = unit[HEALTH, i]
+    unit[SEEN_SHIELD, i] = unit[SHIELD, i]
 
 
 @rule

@@ -18,6 +18,7 @@ from smacv2.battle import (
     ORDER_IDLE,
     ORDER_MOVE,
     PHASE_READY,
+    TICK,
     BattleState,
 )
 from smacv2.engine.backend import EngineBackend
@@ -59,7 +60,7 @@ class Unit:
 def tick_range(first, last, units, world, kinds, rules):
     """Play one game loop of battles [first, last)."""
     for b in range(first, last):
-        play_tick(units[b], world[b], kinds, rules)
+        play_tick(units[b], world[b], kinds, rules, world[b, TICK] + 1, 0, 1)
 
 
 class Sandbox:

@@ -20,6 +20,7 @@ from smacv2.battle import (
     OUTCOME_RUNNING,
     OVER,
     PASSIVE,
+    PATIENT,
     RADIUS,
     SHIELD,
     SIGHT_MASKED,
@@ -140,6 +141,7 @@ def equip(unit, kinds, rules, i):
     unit[SWING_TARGET, i] = -1
     unit[MISSILE_TARGET, i] = -1
     unit[BEAM_TARGET, i] = -1
+    unit[PATIENT, i] = -1
     unit[SPOTTER, i] = -1
 
 

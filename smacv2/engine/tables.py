@@ -39,8 +39,8 @@ TICKS_PER_SECOND = 16
     K_ACCELERATION, K_TURN_COS, K_TURN_SIN, K_SCAN, K_THREATENS, K_BIOLOGICAL, K_BURSTS,
     K_HEALS, K_HEAL_RANGE, K_HEAL_SLOP, K_HEAL_ARC_COS, K_HEAL_RATE, K_HEAL_COST,
     K_AUTOCAST_RANGE, K_AUTOCAST_ENERGY, K_SIGHT, K_SHOOT, K_COOLDOWN_DIVISOR, K_TYPE_BIT,
-    K_NUM_WEAPONS, K_WEAPONS,
-) = range(36)  # fmt: skip
+    K_NUM_WEAPONS, K_TURRET, K_WEAPONS,
+) = range(37)  # fmt: skip
 
 # Columns of a weapon, relative to the weapon's own offset.
 (
@@ -97,8 +97,8 @@ SEED_BITS = 31
     SPARSE, ONLY_POSITIVE, REWARD_SCALED, FIRST_SCALE, STALE_KILL, TEAM_KIND, TEAM_ITEMS,
     POSITION_KIND, POSITION_ITEMS, REFLECT_CHANCE, ALLY_X, ALLY_Y, ENEMY_X, ENEMY_Y, START_TICKS,
     CALL_RADIUS, CALL_PERIOD, DEATH_POINTS, WIN_POINTS, DEFEAT_POINTS, NEGATIVE_SCALE, SCALE_RATE,
-    NUM_RULES,
-) = range(75)  # fmt: skip
+    HEALERS_FOLLOW, NUM_RULES,
+) = range(76)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,7 @@ def kind_columns(kind: UnitType, scenario: Scenario, options: Options) -> dict[i
         K_COOLDOWN_DIVISOR: to_fixed(kind.cooldown_divisor),
         K_TYPE_BIT: scenario.unit_types.index(kind.name) if in_scenario else -1,
         K_NUM_WEAPONS: len(kind.weapons),
+        K_TURRET: any(weapon.turret for weapon in kind.weapons),
     }
     if kind.heal is not None:
         columns |= {
@@ -295,6 +296,7 @@ def size_rules(scenario: Scenario, options: Options, layout: Layout) -> dict[int
         START_TICKS: 1,
         CALL_RADIUS: to_fixed(CALL_FOR_HELP_RADIUS_CELLS),
         CALL_PERIOD: round(CALL_FOR_HELP_PERIOD_SECONDS * TICKS_PER_SECOND),
+        HEALERS_FOLLOW: options.enemy_medivacs == "with_side",
     }
 
 

@@ -1,41 +1,46 @@
-"""The weapon cycle and the healing beam: approach, wind up, fire, pause (mechanics 7 and 12)."""
+"""A unit's turn: approach, wind up, fire, pause, heal (mechanics 7 and 12).
+
+Every order comes down to the same three questions: where to, how far, and what to release on
+arrival. So there is one call each of ``length``, ``walk`` and ``faces``.
+"""
 
 from smacv2.battle import (
     BACKSWING,
     COOLDOWN,
-    ENERGY,
-    HEALTH,
+    EVENT_HEAL,
+    EVENT_SHOT,
     ORDER,
-    ORDER_ACQUIRED,
+    ORDER_FOLLOW,
+    ORDER_HEAL,
     ORDER_IDLE,
+    ORDER_MOVE,
     ORDER_TARGET,
+    ORDER_X,
+    ORDER_Y,
     PHASE,
     PHASE_CHANNEL,
     PHASE_READY,
     PHASE_TICKS,
     PHASE_WINDUP,
-    TICK,
+    STANCE,
+    STANCE_WALKING,
+    SWING_TICKS,
     UNIT_TYPE,
     WEAPON,
     X,
     Y,
 )
 from smacv2.engine.compile import inline_rule, rule
-from smacv2.engine.effects import launch
-from smacv2.engine.fixed import ONE, SHIFT, length, mul
-from smacv2.engine.movement import faces, halt, moving, walk
-from smacv2.engine.opponent import look_for_better_class, other_medivac_on
+from smacv2.engine.fixed import ONE, length
+from smacv2.engine.movement import faces, halt, walk
+from smacv2.engine.opponent import is_being_healed
 from smacv2.engine.rng import STREAM_COOLDOWN, below, word
 from smacv2.engine.tables import (
     K_HEAL_ARC_COS,
-    K_HEAL_COST,
     K_HEAL_RANGE,
-    K_HEAL_RATE,
     K_HEAL_SLOP,
-    K_HEALTH,
     K_NUM_WEAPONS,
     K_PLANES,
-    K_SCAN,
     K_SPEED,
     W_ARC_COS,
     W_BACKSWING,
@@ -50,49 +55,79 @@ from smacv2.engine.tables import (
 )
 from smacv2.engine.targets import radii
 
+NO_ARC = 2 * ONE
+"""In place of the cosine of an arc: the target is out of reach, so the facing does not matter."""
+
 
 @rule
-def fight(unit, world, kinds, rules, i, cooldown_before):
-    """Carry out an attack order for one tick; return False if the order has ended.
-
-    ``cooldown_before`` is the cooldown at the end of the last tick (fixed ticks).
-    """
-    if unit[ORDER, i] == ORDER_ACQUIRED:
-        look_for_better_class(unit, world, kinds, rules, i)
-    target = unit[ORDER_TARGET, i]
-    if unit[HEALTH, target] <= 0:
-        return end_order(unit, i)
-    dx = unit[X, target] - unit[X, i]
-    dy = unit[Y, target] - unit[Y, i]
+def act(unit, world, kinds, rules, tick, i):
+    """Carry out a living unit's order for one tick; return the EVENT bits of what it releases."""
+    cooldown_before = unit[COOLDOWN, i]
+    unit[COOLDOWN, i] = max(cooldown_before - ONE, 0)
+    unit[BACKSWING, i] = max(unit[BACKSWING, i] - ONE, 0)
+    order = unit[ORDER, i]
+    if order == ORDER_IDLE or unit[SWING_TICKS, i] > 0:
+        halt(unit, i)
+        return 0
+    target = max(unit[ORDER_TARGET, i], 0)
+    if order == ORDER_MOVE:
+        dx, dy = unit[ORDER_X, i] - unit[X, i], unit[ORDER_Y, i] - unit[Y, i]
+    else:
+        dx, dy = unit[X, target] - unit[X, i], unit[Y, target] - unit[Y, i]
     centre = length(dx, dy)
-    distance = centre - radii(unit, i, target)
-    scan = kinds[unit[UNIT_TYPE, i], K_SCAN]
-    if unit[ORDER, i] == ORDER_ACQUIRED and distance > scan + ONE:
-        return end_order(unit, i)
-    if unit[PHASE, i] == PHASE_WINDUP and wind_up(unit, world, kinds, rules, i, distance):
-        return True
-    weapon, reach = choose_weapon(unit, kinds, i, target, distance)
-    if weapon < 0:
-        approach(unit, kinds, rules, i, target, dx, dy, centre, distance - reach)
-        return True
-    halt(unit, i)
-    arc_cos = kinds[unit[UNIT_TYPE, i], weapon_offset(weapon, kinds) + W_ARC_COS]
-    if faces(unit, kinds, i, dx, dy, centre, arc_cos):
-        start_shot(unit, world, kinds, rules, i, weapon, cooldown_before)
-    return True
-
-
-@rule
-def end_order(unit, i):
-    """Become idle and return False."""
-    unit[ORDER, i] = ORDER_IDLE
-    unit[PHASE, i] = PHASE_READY
-    return False
+    if order == ORDER_MOVE:
+        way, arc_cos, weapon = centre, NO_ARC, 0
+        if centre == 0:
+            unit[ORDER, i] = ORDER_IDLE
+    elif order == ORDER_FOLLOW:
+        way, arc_cos, weapon = (
+            way_to(unit, kinds, target, centre - radii(unit, i, target)),
+            NO_ARC,
+            0,
+        )
+    elif order == ORDER_HEAL:
+        weapon = 0
+        way, arc_cos = plan_healing(unit, kinds, i, target, centre - radii(unit, i, target))
+    else:
+        distance = centre - radii(unit, i, target)
+        if unit[PHASE, i] == PHASE_WINDUP and keeps_aim(unit, kinds, i, distance):
+            halt(unit, i)
+            return wind_up(unit, world, kinds, tick, i)
+        way, arc_cos, weapon = plan_shot(unit, kinds, i, target, distance)
+    if way > 0 and unit[BACKSWING, i] == 0:
+        walk(unit, kinds, rules, i, dx, dy, centre, way)
+    else:
+        halt(unit, i)
+    ready = arc_cos != NO_ARC and faces(unit, kinds, i, dx, dy, centre, arc_cos)
+    if order == ORDER_HEAL:
+        return begin_healing(unit, rules, i, target, ready)
+    return start_shot(unit, world, kinds, tick, i, weapon, cooldown_before) if ready else 0
 
 
 @inline_rule
-def choose_weapon(unit, kinds, i, target, distance):
-    """Return the first weapon that reaches the target, or -1, and the longest usable range."""
+def way_to(unit, kinds, target, missing):
+    """Return how far to walk towards a target, of which ``missing`` cells are left to its edge.
+
+    A walking target takes a step in this tick too. A pursuer that stopped at the edge of its range
+    to the target's present place would be out of range again, and never shoot.
+    """
+    if missing <= 0:
+        return 0
+    if unit[STANCE, target] & STANCE_WALKING:
+        missing += kinds[unit[UNIT_TYPE, target], K_SPEED]
+    # One unit of 1/4096 further, so that rounding cannot stop the unit just outside its range.
+    return missing + 1
+
+
+# --- Shooting ---
+
+
+@inline_rule
+def plan_shot(unit, kinds, i, target, distance):
+    """Return the way to walk into range, the cosine of the arc to fire in, and the weapon.
+
+    The weapon is the first one that reaches the target; then there is no way to walk.
+    """
     kind = unit[UNIT_TYPE, i]
     planes = kinds[unit[UNIT_TYPE, target], K_PLANES]
     longest = 0
@@ -100,110 +135,85 @@ def choose_weapon(unit, kinds, i, target, distance):
         offset = weapon_offset(weapon, kinds)
         if kinds[kind, offset + W_PLANES] & planes:
             if distance <= kinds[kind, offset + W_RANGE]:
-                return weapon, longest
+                return 0, kinds[kind, offset + W_ARC_COS], weapon
             longest = max(longest, kinds[kind, offset + W_RANGE])
-    return -1, longest
+    return way_to(unit, kinds, target, distance - longest), NO_ARC, 0
 
 
 @inline_rule
-def approach(unit, kinds, rules, i, target, dx, dy, distance, missing):
-    """Walk ``missing`` cells along (dx, dy), but not before the backswing ends (mechanics 7.4).
+def keeps_aim(unit, kinds, i, distance):
+    """Return whether a wind-up goes on; it ends if the target leaves range plus slop (7.3)."""
+    offset = weapon_offset(unit[WEAPON, i], kinds)
+    kind = unit[UNIT_TYPE, i]
+    if distance <= kinds[kind, offset + W_RANGE] + kinds[kind, offset + W_SLOP]:
+        return True
+    unit[PHASE, i] = PHASE_READY
+    return False
 
-    A walking target also takes a step in this tick. A pursuer that stopped at the edge of its range
-    to the target's present place would be out of range again, and never shoot.
+
+@inline_rule
+def wind_up(unit, world, kinds, tick, i):
+    """Continue a wind-up; return EVENT_SHOT if the shot leaves in this tick, else 0."""
+    unit[PHASE_TICKS, i] -= ONE
+    if unit[PHASE_TICKS, i] > 0:
+        return 0
+    return fire(unit, world, kinds, tick, i, unit[WEAPON, i])
+
+
+@inline_rule
+def start_shot(unit, world, kinds, tick, i, weapon, cooldown_before):
+    """Begin the wind-up, or fire at once, when the cooldown allows it (mechanics 7.2).
+
+    Returns EVENT_SHOT if the shot leaves in this tick, else 0. ``cooldown_before`` is the cooldown
+    at the end of the last tick (fixed ticks).
     """
-    if unit[BACKSWING, i] > 0:
-        halt(unit, i)
-        return
-    if moving(unit, target):
-        missing += kinds[unit[UNIT_TYPE, target], K_SPEED]
-    # One unit of 1/4096 further, so that rounding cannot stop the unit just outside its range.
-    walk(unit, kinds, rules, i, dx, dy, distance, missing + 1)
-
-
-@inline_rule
-def start_shot(unit, world, kinds, rules, i, weapon, cooldown_before):
-    """Begin the wind-up, or fire at once, when the cooldown allows it (mechanics 7.2)."""
     damage_point = kinds[unit[UNIT_TYPE, i], weapon_offset(weapon, kinds) + W_DAMAGE_POINT]
     cooldown = unit[COOLDOWN, i]
     if cooldown > damage_point:
-        return
+        return 0
     # The wind-up overlaps the end of the cooldown: if the cooldown has just reached the damage
     # point, the shot leaves as soon as the cooldown is over.
     crossed = cooldown_before > damage_point
     wait = cooldown if crossed else damage_point
     unit[WEAPON, i] = weapon
     if wait <= 0:
-        fire(unit, world, kinds, rules, i, weapon)
-    else:
-        unit[PHASE, i] = PHASE_WINDUP
-        unit[PHASE_TICKS, i] = wait
-
-
-@inline_rule
-def wind_up(unit, world, kinds, rules, i, distance):
-    """Continue a wind-up; return False if the target has left range plus slop (mechanics 7.3)."""
-    weapon = unit[WEAPON, i]
-    offset = weapon_offset(weapon, kinds)
-    kind = unit[UNIT_TYPE, i]
-    if distance > kinds[kind, offset + W_RANGE] + kinds[kind, offset + W_SLOP]:
-        unit[PHASE, i] = PHASE_READY
-        return False
-    halt(unit, i)
-    unit[PHASE_TICKS, i] -= ONE
-    if unit[PHASE_TICKS, i] <= 0:
-        fire(unit, world, kinds, rules, i, weapon)
-    return True
+        return fire(unit, world, kinds, tick, i, weapon)
+    unit[PHASE, i] = PHASE_WINDUP
+    unit[PHASE_TICKS, i] = wait
+    return 0
 
 
 @rule
-def fire(unit, world, kinds, rules, i, weapon):
-    """Release the shot and start the cooldown with its random delay (mechanics 1.4, 7.2)."""
+def fire(unit, world, kinds, tick, i, weapon):
+    """Start the cooldown with its random delay (mechanics 1.4, 7.2); return EVENT_SHOT."""
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(weapon, kinds)
-    bits = word(world, STREAM_COOLDOWN, world[TICK] * unit.shape[1] + i)
+    bits = word(world, STREAM_COOLDOWN, tick * unit.shape[1] + i)
     jitter = kinds[kind, offset + W_JITTER_LOW] + below(bits, kinds[kind, offset + W_JITTER_SPAN])
     unit[COOLDOWN, i] = kinds[kind, offset + W_PERIOD] + jitter
     unit[BACKSWING, i] = kinds[kind, offset + W_BACKSWING]
     unit[PHASE, i] = PHASE_READY
-    launch(unit, world, kinds, rules, i, unit[ORDER_TARGET, i], weapon)
+    return EVENT_SHOT
 
 
-@rule
-def heal(unit, kinds, rules, i):
-    """Carry out a heal order for one tick: follow, face, turn energy into life (mechanics 12)."""
-    target = unit[ORDER_TARGET, i]
+# --- Healing ---
+
+
+@inline_rule
+def plan_healing(unit, kinds, i, target, distance):
+    """Return the way to walk into range, and the cosine of the arc in which the beam holds."""
     kind = unit[UNIT_TYPE, i]
-    missing = int(kinds[unit[UNIT_TYPE, target], K_HEALTH] - unit[HEALTH, target])
-    if unit[HEALTH, target] <= 0 or missing <= 0 or unit[ENERGY, i] <= 0:
-        end_order(unit, i)
-        halt(unit, i)
-        return
     reach = kinds[kind, K_HEAL_RANGE]
     slop = kinds[kind, K_HEAL_SLOP] if unit[PHASE, i] == PHASE_CHANNEL else 0
-    dx = unit[X, target] - unit[X, i]
-    dy = unit[Y, target] - unit[Y, i]
-    centre = length(dx, dy)
-    distance = centre - radii(unit, i, target)
-    if distance > reach:
-        approach(unit, kinds, rules, i, target, dx, dy, centre, distance - reach)
-    else:
-        halt(unit, i)
-    if distance > reach + slop:
+    arc_cos = kinds[kind, K_HEAL_ARC_COS] if distance <= reach + slop else NO_ARC
+    return way_to(unit, kinds, target, distance - reach), arc_cos
+
+
+@inline_rule
+def begin_healing(unit, rules, i, target, ready):
+    """Hold the beam on the patient if it is ``ready`` and free; return EVENT_HEAL, or 0 if not."""
+    if not ready or is_being_healed(unit, rules, i, target):
         unit[PHASE, i] = PHASE_READY
-        return
-    facing = faces(unit, kinds, i, dx, dy, centre, kinds[kind, K_HEAL_ARC_COS])
-    if not facing or other_medivac_on(unit, kinds, rules, i, target, True):
-        unit[PHASE, i] = PHASE_READY
-        return
+        return 0
     unit[PHASE, i] = PHASE_CHANNEL
-    amount = min(int(kinds[kind, K_HEAL_RATE]), missing)
-    cost = mul(amount, kinds[kind, K_HEAL_COST])
-    if cost > unit[ENERGY, i]:
-        cost = int(unit[ENERGY, i])
-        amount = (cost << SHIFT) // kinds[kind, K_HEAL_COST]
-    unit[HEALTH, target] += amount
-    unit[ENERGY, i] -= cost
-    if unit[ENERGY, i] == 0:
-        # The beam breaks; regeneration alone must not keep it going (mechanics 12.6).
-        end_order(unit, i)
+    return EVENT_HEAL

@@ -8,7 +8,7 @@ delay fires every ceil(p) loops. Nothing regenerates unless a test says so.
 import numpy as np
 import pytest
 
-from smacv2.battle import ORDER_ATTACK, ORDER_IDLE
+from smacv2.battle import ORDER_ACQUIRED, ORDER_ATTACK, ORDER_IDLE
 from smacv2.engine.fixed import ONE
 from smacv2.engine.sandbox import Sandbox, Unit
 from smacv2.scenario import load_unit_types
@@ -216,11 +216,45 @@ def test_beams_hit_the_main_target_in_loop_15_and_its_neighbours_in_loops_8_to_1
         assert loops[1] <= 13
 
 
-def test_beams_reach_a_marine_1_75_beside_the_target_and_miss_one_at_1_80():
-    battle = volley(0, 1.75, -1.80)
+def test_beams_reach_a_marine_1_58_beside_the_target_and_miss_one_at_1_60():
+    # The last point is 1.25 from the target; the beam's radius and half the marine's: 0.3375.
+    battle = volley(0, 1.58, -1.60)
     battle.tick(15)
     assert battle.health(2) == 5
     assert battle.health(3) == 45
+
+
+def test_an_idle_agents_colossus_fires_at_an_enemy_within_6_by_itself():
+    # Centre distance 7.375 is 6 from edge to edge; it fires in loop 3, both beams land in loop 15.
+    for distance, health in ((7.375, 5), (7.376, 45)):
+        target = Unit("marine", X + distance, Y, passive=True)
+        battle = Sandbox([Unit("colossus", X, Y)], [target], jitter=False)
+        battle.tick(15)
+        assert battle.health(1) == health
+        assert battle.position(0) == (X, Y)
+
+
+def test_an_idle_agents_colossus_does_not_chase_and_any_order_replaces_its_target():
+    battle = Sandbox([Unit("colossus", X, Y)], [Unit("marine", X + 7, Y, passive=True)])
+    battle.tick()
+    assert battle.state.order[0, 0] == ORDER_ACQUIRED
+    battle.move(1, X + 12, Y)
+    battle.tick(20)
+    assert battle.state.order[0, 0] == ORDER_IDLE
+    assert battle.position(0) == (X, Y)
+    battle = Sandbox([Unit("colossus", X, Y)], [Unit("marine", X + 7, Y, passive=True)])
+    battle.tick()
+    battle.move(0, X - 2, Y)
+    battle.tick(20)
+    assert battle.position(0) == (X - 2, Y)
+    assert battle.health(1) == 45
+
+
+def test_other_idle_agents_stay_passive_beside_an_enemy():
+    for kind in ("stalker", "zealot", "marine", "hydralisk"):
+        battle = Sandbox([Unit(kind, X, Y)], [Unit("marine", X + 1, Y, passive=True)])
+        battle.tick(40)
+        assert battle.health(1) == 45
 
 
 def test_beams_die_with_the_colossus_but_scheduled_hits_still_land():
@@ -235,6 +269,19 @@ def test_beams_die_with_the_colossus_but_scheduled_hits_still_land():
     assert battle.health(0) == 0
     assert battle.health(1) == 45
     assert battle.health(2) < 45
+
+
+def test_a_neighbour_hit_by_a_beam_retaliates_against_the_colossus_that_fired():
+    x = X + 7.375
+    allies = [Unit("colossus", 2, 2), Unit("colossus", X, Y)]
+    neighbour = Unit("stalker", x, Y + 1)
+    target = Unit("marine", x, Y, passive=True)
+    # Out of the stalker's scan range of 6: it reacts only to being hit.
+    battle = Sandbox(allies, [target, neighbour], jitter=False)
+    battle.state.order_target[:, 3] = -1
+    battle.attack(1, 2)
+    battle.tick(8)
+    assert battle.state.order_target[0, 3] == 1
 
 
 # --- 17, 18: banelings ---------------------------------------------------------------------------

@@ -104,8 +104,8 @@ def test_idle_friends_drift_apart_to_their_full_radii():
 
 
 def test_zerglings_walk_beneath_a_colossus_and_zealots_do_not_pass_through_a_zealot():
-    blocker = Unit("colossus", X, Y, passive=True)
-    battle = Sandbox([Unit("zergling", X - 4, Y)], [blocker])
+    walkers = [Unit("zergling", X - 4, Y), Unit("colossus", X, Y)]
+    battle = Sandbox(walkers, [Unit("marine", X, 2, passive=True)])
     battle.move(0, X + 4, Y)
     battle.tick(44)  # 8 cells at 0.18457 per loop
     assert battle.position(0) == (X + 4, Y)

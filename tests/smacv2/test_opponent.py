@@ -6,6 +6,7 @@ import pytest
 from smacv2.battle import (
     ORDER_ACQUIRED,
     ORDER_ATTACK,
+    ORDER_FOLLOW,
     ORDER_HEAL,
     ORDER_IDLE,
     ORDER_RETALIATE,
@@ -58,11 +59,35 @@ def test_a_hydralisk_prefers_targets_of_its_first_weapon():
     assert order(battle, 2) == (ORDER_ACQUIRED, 0)
 
 
-def test_a_unit_that_cannot_hit_air_ignores_medivacs():
-    battle = Sandbox([Unit("medivac", X - 3, Y)], [Unit("zealot", X, Y)], trigger=True)
-    battle.tick(32)
-    assert order(battle, 1)[0] == ORDER_IDLE
-    assert battle.position(1) == (X, Y)
+def test_a_marauder_ordered_onto_a_medivac_follows_it_without_shooting():
+    battle = Sandbox([Unit("medivac", X - 8, Y)], [Unit("marauder", X, Y)], trigger=True)
+    battle.tick(8)
+    assert order(battle, 1) == (ORDER_FOLLOW, 0)
+    battle.tick(60)
+    assert battle.health(0) == 150
+    # 0.140625 per loop for 60 to 67 loops would lead past the edge of the medivac, where it stops.
+    assert battle.position(1)[0] == pytest.approx(X - 8 + 0.75 + 0.5625, abs=0.001)
+
+
+def test_a_following_marauder_acquires_the_first_agent_within_6_that_it_can_hit():
+    agents = [Unit("medivac", X - 8, Y), Unit("marine", X - 9, Y)]
+    battle = Sandbox(agents, [Unit("marauder", X, Y)], trigger=True)
+    for _ in range(40):
+        battle.tick()
+        if order(battle, 2)[0] == ORDER_ACQUIRED:
+            break
+    assert order(battle, 2) == (ORDER_ACQUIRED, 1)
+    # 6 and the radii 0.375 and 0.5625 from the marine, at most a step nearer.
+    gap = battle.position(2)[0] - (X - 9)
+    assert 6.9375 - 0.140625 <= gap <= 6.9375
+
+
+def test_enemy_medivacs_stay_unless_the_rules_let_them_go_with_their_side():
+    enemies = [Unit("marine", X, Y, passive=True), Unit("medivac", X + 8, Y)]
+    for rule, moves in (("stay", False), ("with_side", True)):
+        battle = Sandbox([Unit("marine", 2, 2)], enemies, trigger=True, enemy_medivacs=rule)
+        battle.tick(60)
+        assert (battle.position(2)[0] < X + 4) == moves
 
 
 def test_an_acquired_target_is_kept_when_another_comes_nearer():
