@@ -37,7 +37,14 @@ def rule(function: Rule) -> Any:
 
 def inline_rule(function: Rule) -> Any:
     """Compile a short rule into its callers, because a call would cost more than the body."""
+    function.__dict__["inlined"] = True
     return _compile_once(njit(**OPTIONS, pipeline_class=RuleCompiler, forceinline=True)(function))
+
+
+def python_function(function: Rule) -> Rule:
+    """Return the plain Python function that a decorator of this module has compiled."""
+    plain: Rule = getattr(function, "py_func", function)
+    return plain
 
 
 class RuleCompiler(Compiler):
@@ -97,6 +104,11 @@ def _widest(argument: types.Type) -> types.Type:
     return types.int64 if isinstance(plain, types.Integer | types.Boolean) else plain
 
 
+@inline_rule
+def meet():
+    """Wait for the other lanes of this battle; with one lane there is nothing to wait for."""
+
+
 def entry_point(function: Rule) -> Any:
     """Compile a loop over battles and cache it on disk, with all the rules it calls."""
     user_folder = config.CACHE_DIR
@@ -132,7 +144,7 @@ def source_hash() -> str:
     """Return a hash of every source file that compiled code is made from."""
     engine = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in [engine.parent / "battle.py", *sorted(engine.glob("*.py"))]:
+    for path in [engine.parent / "battle.py", *sorted(engine.glob("*.py")), engine / "prelude.h"]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -1,12 +1,18 @@
 """The CPU driver: batches are cut into chunks, one per thread, with a compiled loop over each.
 
+The loops are compiled by the machine's C++ compiler if there is one (``native.py``), else by Numba;
+battles are the same.
+
 The compiled loops release the GIL, so ordinary Python threads run them in parallel. Compared with
 Numba's own parallel loops, threads cost less per call, compile faster, need no OpenMP (which must
 not be forked), and a single build serves all batch sizes.
 """
 
+import functools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +24,7 @@ from smacv2.battle import (
     Outputs,
     set_seeds,
 )
-from smacv2.engine.compile import entry_point
+from smacv2.engine.compile import config, entry_point
 from smacv2.engine.loop import (
     LEAVE_COMMAND,
     RESET_COMMAND,
@@ -27,6 +33,7 @@ from smacv2.engine.loop import (
     run_battle,
     show,
 )
+from smacv2.engine.native import NativeError, NativeLoop, build, compiler_version
 from smacv2.engine.tables import Tables
 
 UNITS_PER_CHUNK = 160
@@ -70,6 +77,59 @@ def show_range(first, last, units, world, sights, kinds, rules, cone, pathing, o
         show(units[b], world[b], sights[b], kinds, rules, cone, pathing, obs[b], state[b], mask[b])
 
 
+LOOPS = (run_range, simulate_range, show_range)
+
+ENGINES = ("native", "numba")
+"""Values of the environment variable ``SMACV2_CPU``, which forces a compiler."""
+
+Loop = Callable[..., None]
+
+
+def compiled_loops() -> tuple[str, tuple[Loop, Loop, Loop]]:
+    """Return which compiler the loops are from and why, and the loops in the order of ``LOOPS``.
+
+    Raises:
+        NativeError: ``SMACV2_CPU=native``, and no library could be compiled or loaded.
+        ValueError: ``SMACV2_CPU`` has an unknown value.
+    """
+    forced = os.environ.get("SMACV2_CPU", "")
+    if forced not in ("", *ENGINES):
+        raise ValueError(f"SMACV2_CPU must be {' or '.join(ENGINES)}, not {forced!r}")
+    if config.DISABLE_JIT:
+        return "uncompiled (NUMBA_DISABLE_JIT)", LOOPS
+    if forced == "numba":
+        return "numba (SMACV2_CPU)", LOOPS
+    loops, reason = native_loops()
+    if loops is not None:
+        return f"native ({reason})", loops
+    if forced == "native":
+        raise NativeError(reason)
+    return f"numba ({reason})", LOOPS
+
+
+def native_loops() -> tuple[tuple[Loop, Loop, Loop] | None, str]:
+    """Return the loops of a driver's own from the native library, and the compiler's name.
+
+    Without a library, the loops are None, and the second value says why.
+    """
+    library = _library()
+    if isinstance(library, str):
+        return None, library
+    run, simulate, show = (NativeLoop(library, function) for function in LOOPS)
+    return (run, simulate, show), compiler_version()
+
+
+@functools.cache
+def _library() -> Path | str:
+    """Return the native library, or why there is none; failures are not tried again."""
+    try:
+        library = build(LOOPS)
+        NativeLoop(library, run_range)
+    except (NativeError, OSError) as error:
+        return str(error)
+    return library
+
+
 class CpuDriver:
     """Run the rules on arrays in host memory.
 
@@ -83,6 +143,7 @@ class CpuDriver:
         self.state = state
         self.outputs = outputs
         self.num_threads = num_threads
+        self.engine, (self._run_range, self._simulate_range, self._show_range) = compiled_loops()
         self._battle = (state.units, state.world, state.sights)
         self._tables = (
             tables.kinds, tables.rules, tables.teams, tables.points, tables.spiral, tables.cone,
@@ -110,16 +171,16 @@ class CpuDriver:
 
     def _play(self, commands: np.ndarray, actions: np.ndarray) -> None:
         arrays = (*self._battle, *self._tables, actions, *self._views, *self._flags)
-        self._run(run_range, commands, *arrays)
+        self._run(self._run_range, commands, *arrays)
 
     def simulate(self, actions: np.ndarray) -> None:
         """Play one step of every battle that is not over, without observing it."""
         mask = self.outputs.action_mask
-        self._run(simulate_range, *self._battle, *self._tables, actions, mask)
+        self._run(self._simulate_range, *self._battle, *self._tables, actions, mask)
 
     def show(self) -> None:
         """Observe every battle in its present state."""
-        self._run(show_range, *self._battle, *self._brief_tables, self._pathing, *self._views)
+        self._run(self._show_range, *self._battle, *self._brief_tables, self._pathing, *self._views)
 
     def upload(self) -> None:
         """Do nothing: the host's arrays are the only ones (the CUDA driver has copies)."""
@@ -133,17 +194,17 @@ class CpuDriver:
             self._pool.shutdown(wait=False)
             self._pool = None
 
-    def _run(self, kernel, *arrays: np.ndarray) -> None:
+    def _run(self, loop: Loop, *arrays: np.ndarray) -> None:
         """Run a compiled loop over all battles, in one chunk per thread if there are enough."""
         num_envs, _, num_units = self.state.units.shape
         chunks = min(self.num_threads, num_envs * num_units // UNITS_PER_CHUNK)
         if chunks <= 1:
-            kernel(0, num_envs, *arrays)
+            loop(0, num_envs, *arrays)
             return
         ends = [num_envs * (chunk + 1) // chunks for chunk in range(chunks)]
         pool = self._threads()
         ranges = zip([0, *ends], ends, strict=False)
-        pending = [pool.submit(kernel, first, last, *arrays) for first, last in ranges]
+        pending = [pool.submit(loop, first, last, *arrays) for first, last in ranges]
         for future in pending:
             future.result()
 

@@ -36,14 +36,22 @@ STREAM_SPOTTING_ORDER = 10
 
 
 @inline_rule
+def multiply_words(a, b):
+    """Return the high and the low word of the product of two 32-bit words.
+
+    The product exceeds 63 bits; masking repairs the sign that compiled code gives it.
+    """
+    product = int(a) * int(b)
+    return (product >> 32) & MASK, product & MASK
+
+
+@inline_rule
 def philox(c0, c1, c2, c3, k0, k1):
     """Return four independent 32-bit words for a 128-bit counter and a 64-bit key."""
     for _ in range(ROUNDS):
-        product_a = int(MULTIPLIER_A) * c0
-        product_b = int(MULTIPLIER_B) * c2
-        high_a = (product_a >> 32) & MASK
-        high_b = (product_b >> 32) & MASK
-        c0, c1, c2, c3 = high_b ^ c1 ^ k0, product_b & MASK, high_a ^ c3 ^ k1, product_a & MASK
+        high_a, low_a = multiply_words(MULTIPLIER_A, c0)
+        high_b, low_b = multiply_words(MULTIPLIER_B, c2)
+        c0, c1, c2, c3 = high_b ^ c1 ^ k0, low_b, high_a ^ c3 ^ k1, low_a
         k0 = (k0 + WEYL_A) & MASK
         k1 = (k1 + WEYL_B) & MASK
     return c0, c1, c2, c3

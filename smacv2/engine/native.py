@@ -1,0 +1,182 @@
+"""Loops over battles compiled by the machine's C++ compiler, from the translated rules.
+
+A C++ compiler makes faster code of the rules than Numba, in less time. The compiled library is
+stored beside Numba's files (``compile.cache_folder``), under a name that changes with the source,
+the compiler, its flags and the processor.
+"""
+
+import ctypes
+import functools
+import hashlib
+import inspect
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from smacv2.engine.compile import Rule, cache_folder, python_function
+from smacv2.engine.expressions import Array
+from smacv2.engine.translate import BATCH, PRELUDE, translate
+
+COMPILERS = ("g++", "clang++", "c++")
+LIBRARY_FLAGS = ("-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
+"""No contraction: the few floating-point operations must round the same everywhere."""
+
+FAST_FLAGS = ("-O3", "-march=native", "-fwrapv")
+CHECKED_FLAGS = (
+    "-O1", "-g", "-DSMACV2_CHECKED", "-fsanitize=signed-integer-overflow,integer-divide-by-zero",
+    "-fno-sanitize-recover=all",
+)  # fmt: skip
+"""Flags of a library that aborts at the first overflow or index out of range, naming the rule."""
+
+
+class NativeError(RuntimeError):
+    """No library could be compiled or loaded; the message says why."""
+
+
+def compiler() -> list[str]:
+    """Return the command of the C++ compiler: ``$CXX`` if set, else the first one installed.
+
+    Raises:
+        NativeError: There is none.
+    """
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    for command in [wanted] if wanted else [[name] for name in COMPILERS]:
+        if shutil.which(command[0]):
+            return command
+    raise NativeError(f"no C++ compiler: {' '.join(wanted) or ', '.join(COMPILERS)} not found")
+
+
+@functools.cache
+def compiler_version() -> str:
+    """Return the first line that the C++ compiler prints about itself."""
+    return _run([*compiler(), "--version"]).partition("\n")[0]
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise NativeError(f"{command[0]}: {error}") from error
+    if result.returncode:
+        raise NativeError(f"{' '.join(command)} failed:\n{result.stderr[-4000:]}")
+    return result.stdout
+
+
+def build(functions: Sequence[Rule], flags: Sequence[str] = FAST_FLAGS) -> Path:
+    """Return the compiled library of loops over battles; compile it if it is not stored.
+
+    Raises:
+        NativeError: There is no compiler, or it fails.
+    """
+    names = [python_function(function).__name__ for function in functions]
+    identity = "\n".join([*names, compiler_version(), *LIBRARY_FLAGS, *flags, _processor()])
+    folder = cache_folder()
+    library = folder / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            source, output = Path(scratch) / "rules.cpp", Path(scratch) / "rules.so"
+            source.write_text(source_text(functions, lines="-g" in flags))
+            _run([*compiler(), *LIBRARY_FLAGS, *flags, "-o", str(output), str(source)])
+            output.replace(library)
+    return library
+
+
+def _processor() -> str:
+    """Return what ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+
+
+def source_text(functions: Sequence[Rule], *, lines: bool = False) -> str:
+    """Return the C++ source of a library of loops over battles.
+
+    Each loop is called with one block of int64 arguments: a number is one of them, an array is its
+    address followed by its shape.
+    """
+    wrappers = [_wrapper(python_function(function)) for function in functions]
+    translation = translate(functions, BATCH, lines=lines)
+    return "\n".join([PRELUDE.read_text(), translation, *wrappers])
+
+
+def _wrapper(function: Rule) -> str:
+    """Return the C function that unpacks a block of arguments."""
+    arguments: list[str] = []
+    position = 0
+    for name in inspect.signature(function).parameters:
+        type_ = BATCH.get(name)
+        if not isinstance(type_, Array):
+            arguments.append(f"static_cast<smacv2::int32>(arguments[{position}])")
+            position += 1
+            continue
+        dimensions = len(type_.extents)
+        address = f"reinterpret_cast<{type_.element}*>(arguments[{position}])"
+        extents = range(position + 1, position + 1 + dimensions)
+        shape = ", ".join(f"static_cast<int32>(arguments[{k}])" for k in extents)
+        arguments.append(f"View{dimensions}<{type_.element}>{{{address}, {shape}}}")
+        position += 1 + dimensions
+    call = f"smacv2::{function.__name__}(\n        " + ",\n        ".join(arguments) + ")"
+    return (
+        f'extern "C" void {function.__name__}(const std::int64_t* arguments) {{\n'
+        f"    using namespace smacv2;\n    {call};\n}}\n"
+    )
+
+
+class NativeLoop:
+    """A loop over battles of a library, to be called like the Python function.
+
+    It remembers the addresses of the arrays of its last call, so a driver should have its own.
+
+    Args:
+        library: Path of a library from ``build``.
+        function: The Python function.
+    """
+
+    def __init__(self, library: Path, function: Rule):
+        plain = python_function(function)
+        try:
+            self._function = getattr(ctypes.CDLL(str(library)), plain.__name__)
+        except (OSError, AttributeError) as error:
+            raise NativeError(f"cannot load {library}: {error}") from error
+        self._function.restype = None
+        types = {name: BATCH.get(name) for name in inspect.signature(plain).parameters}
+        self._arrays = {name: type_ for name, type_ in types.items() if isinstance(type_, Array)}
+        self._last: tuple[tuple[np.ndarray, ...], list[tuple[int, ...]]] = ((), [])
+
+    def __call__(self, first: int, last: int, *arrays: np.ndarray) -> None:
+        """Run battles [first, last); other threads may do the same for other battles.
+
+        Raises:
+            TypeError: An array has another type than the compiled code reads.
+        """
+        known, parts = self._last
+        if not known:
+            known, parts = (None,) * len(arrays), [()] * len(arrays)  # type: ignore[assignment]
+        if any(a is not b for a, b in zip(arrays, known, strict=True)):
+            names = zip(self._arrays.items(), arrays, known, parts, strict=True)
+            parts = [
+                part if array is old else _address(name, type_, array)
+                for (name, type_), array, old, part in names
+            ]
+            self._last = (arrays, parts)
+        block = [number for part in parts for number in part]
+        self._function((ctypes.c_int64 * (len(block) + 2))(first, last, *block))
+
+
+def _address(name: str, type_: Array, array: np.ndarray) -> tuple[int, ...]:
+    """Return an array's address and shape after checking its type."""
+    fits = array.dtype.name == type_.element and array.ndim == len(type_.extents)
+    if not fits or not array.flags.c_contiguous:
+        raise TypeError(
+            f"{name} must be a contiguous array of {type_.element} with {len(type_.extents)} axes"
+        )
+    return (array.ctypes.data, *array.shape)
