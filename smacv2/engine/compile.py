@@ -147,8 +147,3 @@ def source_hash() -> str:
     for path in [engine.parent / "battle.py", *sorted(engine.glob("*.py")), engine / "prelude.h"]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@inline_rule
-def meet():
-    """Wait for the other lanes of this battle; with one lane there is nothing to wait for."""
