@@ -225,29 +225,40 @@ def add_up_pushes(unit, kinds, rules, relaxing, i):
     ``relaxing``: whether idle friends move apart in this tick.
     """
     push_x, push_y = 0, 0
-    others = count_near(unit, relaxing or moving(unit, i), i)
-    if others > 0:
-        push_x, push_y = sum_of_pushes(unit, kinds, rules, relaxing, others, i)
+    if unit[HEALTH, i] > 0:
+        others = count_near(unit, relaxing or moving(unit, i), i)
+        if others > 0:
+            push_x, push_y = sum_of_pushes(unit, kinds, rules, relaxing, others, i)
     unit[PUSH_X, i] = push_x
     unit[PUSH_Y, i] = push_y
 
 
 @inline_rule
 def count_near(unit, any_kind, i):
-    """Return the number of others whose bounding squares overlap unit i's.
+    """Return the number of others whose bounding squares overlap those of the living unit i.
 
-    Unless ``any_kind`` is set, only units that move count. No branches and nothing wider than 32
-    bits, so that the compiler compares many at a time.
+    Unless ``any_kind`` is set, only units that move count, and unit i must not. No branches and
+    nothing wider than 32 bits, so that the compiler compares many at a time.
     """
     x, y, radius = unit[X, i], unit[Y, i], unit[RADIUS, i]
     count = 0
+    if any_kind:
+        for j in range(unit.shape[1]):
+            count += overlaps(unit, x, y, radius, j)
+        return count - 1  # a unit overlaps itself
     for j in range(unit.shape[1]):
-        reach = int32(radius + unit[RADIUS, j])
-        dx = int32(abs(int32(unit[X, j] - x)))
-        dy = int32(abs(int32(unit[Y, j] - y)))
         moves = int32(unit[VELOCITY_X, j] | unit[VELOCITY_Y, j]) != 0
-        count += (dx < reach) & (dy < reach) & (moves | any_kind) & (j != i)
+        count += overlaps(unit, x, y, radius, j) & moves
     return count
+
+
+@inline_rule
+def overlaps(unit, x, y, radius, j):
+    """Return whether the bounding square of unit j overlaps that of a circle at (x, y)."""
+    reach = int32(radius + unit[RADIUS, j])
+    dx = int32(abs(int32(unit[X, j] - x)))
+    dy = int32(abs(int32(unit[Y, j] - y)))
+    return (dx < reach) & (dy < reach)
 
 
 @rule
