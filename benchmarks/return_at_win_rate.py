@@ -1,7 +1,7 @@
 """Compare the return of learners with that of real ones that win as often.
 
-    python benchmarks/return_at_win_rate.py --jobs 3           # trains MAPPO itself
-    python benchmarks/return_at_win_rate.py --runs runs/mappo  # finished runs, 5 against 5
+    python benchmarks/return_at_win_rate.py --jobs 3 --steps 3000000  # trains MAPPO itself
+    python benchmarks/return_at_win_rate.py --runs runs/mappo         # finished runs, 5 against 5
 
 Prints, per race and win rate, the return of the published QMIX and MAPPO and of each run here, and
 writes `results/return_at_win_rate_rules_N.json`, where N is the version of the engine's rules.
@@ -33,7 +33,8 @@ from race_runs import (
 from smacv2 import ENGINE_VERSION
 
 SPAN = 25_000  # environment steps of training whose battles make one point
-RATES = (0.1, 0.2, 0.32, 0.35, 0.37, 0.46, 0.5, 0.6)  # those of the scripts, and round ones
+RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.32, 0.35, 0.37, 0.4, 0.46, 0.5, 0.6, 0.7)
+"""Win rates of the table: round ones, and those of the scripted policies."""
 REAL = ("QMIX", "MAPPO")
 
 Rows = list[list[float]]  # win rate, return, number of tests or spans; by rising win rate
