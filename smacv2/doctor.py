@@ -128,6 +128,24 @@ def check_engine() -> Iterator[Finding]:
         yield _cache(folder)
 
 
+def check_cpu() -> Iterator[Finding]:
+    """Say which compiler the CPU's loops over battles are from, and why."""
+    try:
+        engine, _ = importlib.import_module("smacv2.engine.cpu").compiled_loops()
+    except (RuntimeError, ValueError) as error:
+        cure = "unset SMACV2_CPU to take whichever compiler there is"
+        yield Finding("cpu engine", WRONG, str(error), cure)
+    except Exception:  # check_engine reports a broken numba
+        return
+    else:
+        name = engine.partition("\n")[0]
+        if engine.startswith("numba") and "SMACV2_CPU" not in engine:
+            cure = "install g++ or clang++, or set CXX: rules start and run faster"
+            yield Finding("cpu engine", ABSENT, name, cure)
+        else:
+            yield Finding("cpu engine", OK, name)
+
+
 def _cache(folder: Path) -> Finding:
     size = _megabytes(folder)
     value = f"{folder} ({size:.1f} MB, writable)"
@@ -192,6 +210,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_packages,
     check_conflicts,
     check_engine,
+    check_cpu,
     check_cuda,
     check_game,
 )

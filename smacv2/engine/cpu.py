@@ -10,7 +10,7 @@ not be forked), and a single build serves all batch sizes.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,8 +85,8 @@ ENGINES = ("native", "numba")
 Loop = Callable[..., None]
 
 
-def compiled_loops() -> tuple[str, tuple[Loop, Loop, Loop]]:
-    """Return which compiler the loops are from and why, and the loops in the order of ``LOOPS``.
+def compiled_loops() -> tuple[str, Sequence[Loop]]:
+    """Return the name and reason of the compiler in use, and its loops in the order of ``LOOPS``.
 
     Raises:
         NativeError: ``SMACV2_CPU=native``, and no library could be compiled or loaded.
@@ -107,7 +107,7 @@ def compiled_loops() -> tuple[str, tuple[Loop, Loop, Loop]]:
     return f"numba ({reason})", LOOPS
 
 
-def native_loops() -> tuple[tuple[Loop, Loop, Loop] | None, str]:
+def native_loops() -> tuple[Sequence[Loop] | None, str]:
     """Return the loops of a driver's own from the native library, and the compiler's name.
 
     Without a library, the loops are None, and the second value says why.
@@ -115,8 +115,7 @@ def native_loops() -> tuple[tuple[Loop, Loop, Loop] | None, str]:
     library = _library()
     if isinstance(library, str):
         return None, library
-    run, simulate, show = (NativeLoop(library, function) for function in LOOPS)
-    return (run, simulate, show), compiler_version()
+    return [NativeLoop(library, function) for function in LOOPS], compiler_version()
 
 
 @functools.cache
@@ -143,7 +142,8 @@ class CpuDriver:
         self.state = state
         self.outputs = outputs
         self.num_threads = num_threads
-        self.engine, (self._run_range, self._simulate_range, self._show_range) = compiled_loops()
+        self.engine, loops = compiled_loops()
+        self.use(loops)
         self._battle = (state.units, state.world, state.sights)
         self._tables = (
             tables.kinds, tables.rules, tables.teams, tables.points, tables.spiral, tables.cone,
@@ -158,6 +158,10 @@ class CpuDriver:
         self._no_actions = np.zeros((num_envs, num_agents), np.int32)
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
+
+    def use(self, loops: Sequence[Loop]) -> None:
+        """Play with other loops, in the order of ``LOOPS``."""
+        self._run_range, self._simulate_range, self._show_range = loops
 
     def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
         """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""

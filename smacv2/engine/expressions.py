@@ -146,7 +146,7 @@ def truth(value: Value) -> str:
 
 
 def effects(*values: Value) -> dict[str, bool]:
-    """Return what evaluating all values does, in an order that C++ leaves open."""
+    """Return the effects of evaluating all values in an order that C++ leaves open."""
     if sum(value.writes for value in values) and sum(v.reads or v.writes for v in values) > 1:
         raise Unsupported(
             "a call that writes arrays beside another operand that reads them: C++ may evaluate "
@@ -156,7 +156,7 @@ def effects(*values: Value) -> dict[str, bool]:
 
 
 def sequence(*values: Value) -> dict[str, bool]:
-    """Return what evaluating all values in order does."""
+    """Return the effects of evaluating all values in order."""
     return {
         "reads": any(value.reads for value in values),
         "writes": any(value.writes for value in values),
@@ -191,19 +191,24 @@ CASTS: dict[Any, str] = {
     np.int32: "int32", np.int64: "int64", np.float32: "float32", np.float64: "float64",
 }  # fmt: skip
 
-ARITHMETIC: dict[type, tuple[str, Callable[[int, int], int]]] = {
+Operators = dict[type, tuple[str, Callable[[int, int], int]]]
+"""C++ patterns and Python functions of operators, by class of syntax tree."""
+
+Signs = dict[type, tuple[str, Callable[[int], int]]]
+
+ARITHMETIC: Operators = {
     ast.Add: ("({0} + {1})", operator.add),
     ast.Sub: ("({0} - {1})", operator.sub),
     ast.Mult: ("({0} * {1})", operator.mul),
     ast.FloorDiv: ("floor_div<{type}>({0}, {1})", operator.floordiv),
     ast.Mod: ("floor_mod<{type}>({0}, {1})", operator.mod),
 }
-BITWISE: dict[type, tuple[str, Callable[[int, int], int]]] = {
+BITWISE: Operators = {
     ast.BitAnd: ("({0} & {1})", operator.and_),
     ast.BitOr: ("({0} | {1})", operator.or_),
     ast.BitXor: ("({0} ^ {1})", operator.xor),
 }
-SHIFTS: dict[type, tuple[str, Callable[[int, int], int]]] = {
+SHIFTS: Operators = {
     ast.LShift: ("shift_left<{type}>({0}, {1})", operator.lshift),
     ast.RShift: ("({0} >> {1})", operator.rshift),
 }
@@ -287,7 +292,7 @@ class Expressions:
             result = "bool"
         if kind in SHIFTS:
             result = number(left.type)
-        operators = {**ARITHMETIC, **BITWISE, **SHIFTS}
+        operators: Operators = {**ARITHMETIC, **BITWISE, **SHIFTS}
         if kind not in operators:
             raise Unsupported(f"the operator {kind.__name__}")
         pattern, evaluate = operators[kind]
@@ -305,7 +310,7 @@ class Expressions:
             if operand.constant is not None:
                 return literal(not operand.constant)
             return Value(f"(!{truth(operand)})", "bool", **sequence(operand))
-        signs = {ast.USub: ("-", operator.neg), ast.Invert: ("~", operator.invert)}
+        signs: Signs = {ast.USub: ("-", operator.neg), ast.Invert: ("~", operator.invert)}
         if type(node.op) not in signs:
             raise Unsupported(f"the operator {type(node.op).__name__}")
         sign, evaluate = signs[type(node.op)]

@@ -1,14 +1,15 @@
 // The few types and functions that translated battle rules need (see translate.py).
 //
 // The including file may define RULE, INLINE_RULE, DEVICE and MEET() beforehand. With
-// SMACV2_CHECKED, every index, narrowing and left shift is checked, and a bad one aborts.
+// SMACV2_CHECKED, every index, narrowing and left shift is checked, and a bad one aborts. Without
+// it nothing is included, so that NVRTC compiles it too.
 
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#ifdef SMACV2_CHECKED
 #include <cstdio>
 #include <cstdlib>
+#endif
 
 #ifndef DEVICE
 #ifdef __CUDACC__
@@ -36,25 +37,39 @@
 
 namespace smacv2 {
 
-using int8 = std::int8_t;
-using int32 = std::int32_t;
-using int64 = std::int64_t;
-using uint32 = std::uint32_t;
-using uint64 = std::uint64_t;
+using int8 = signed char;
+using int32 = int;
+using int64 = long long;
+using uint32 = unsigned int;
+using uint64 = unsigned long long;
 using float32 = float;
 using float64 = double;
 
+#ifdef __CUDACC__
+using Index = int32;
+#else
+using Index = int64;
+#endif
+
+// A checked function also takes the place of its call, to report it.
 #ifdef SMACV2_CHECKED
-#define SMACV2_REQUIRE(condition, message, value)                                              \
+#define CALLER , const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define SAME_CALLER , file, line
+#define REQUIRE(condition, message, value)                                                     \
     do {                                                                                       \
         if (!(condition)) {                                                                    \
-            std::fprintf(stderr, "%s: %lld\n", message, static_cast<long long>(value));        \
+            const long long number = static_cast<long long>(value);                            \
+            std::fprintf(stderr, "%s:%d: %s: %lld\n", file, line, message, number);            \
             std::abort();                                                                      \
         }                                                                                      \
     } while (0)
 #else
-#define SMACV2_REQUIRE(condition, message, value) ((void)0)
+#define CALLER
+#define SAME_CALLER
+#define REQUIRE(condition, message, value) ((void)0)
 #endif
+
+#define REQUIRE_INDEX(axis, i, n) REQUIRE(0 <= i && i < n, "index out of range of axis " #axis, i)
 
 // --- Arrays: dense, row-major views of one, two or three dimensions ---
 
@@ -62,8 +77,8 @@ template <class T> struct View1 {
     T* data;
     int32 n0;
 
-    DEVICE T& operator()(std::ptrdiff_t i) const {
-        SMACV2_REQUIRE(0 <= i && i < n0, "index out of range of axis 0", i);
+    DEVICE T& operator()(Index i CALLER) const {
+        REQUIRE_INDEX(0, i, n0);
         return data[i];
     }
     DEVICE int32 shape(int) const { return n0; }
@@ -73,13 +88,13 @@ template <class T> struct View2 {
     T* data;
     int32 n0, n1;
 
-    DEVICE T& operator()(std::ptrdiff_t i, std::ptrdiff_t j) const {
-        SMACV2_REQUIRE(0 <= i && i < n0, "index out of range of axis 0", i);
-        SMACV2_REQUIRE(0 <= j && j < n1, "index out of range of axis 1", j);
+    DEVICE T& operator()(Index i, Index j CALLER) const {
+        REQUIRE_INDEX(0, i, n0);
+        REQUIRE_INDEX(1, j, n1);
         return data[i * n1 + j];
     }
-    DEVICE View1<T> row(std::ptrdiff_t i) const {
-        SMACV2_REQUIRE(0 <= i && i < n0, "index out of range of axis 0", i);
+    DEVICE View1<T> row(Index i CALLER) const {
+        REQUIRE_INDEX(0, i, n0);
         return {data + i * n1, n1};
     }
     DEVICE int32 shape(int axis) const { return axis == 0 ? n0 : n1; }
@@ -89,12 +104,12 @@ template <class T> struct View3 {
     T* data;
     int32 n0, n1, n2;
 
-    DEVICE T& operator()(std::ptrdiff_t i, std::ptrdiff_t j, std::ptrdiff_t k) const {
-        return row(i)(j, k);
+    DEVICE T& operator()(Index i, Index j, Index k CALLER) const {
+        return row(i SAME_CALLER)(j, k SAME_CALLER);
     }
-    DEVICE View2<T> row(std::ptrdiff_t i) const {
-        SMACV2_REQUIRE(0 <= i && i < n0, "index out of range of axis 0", i);
-        return {data + i * n1 * n2, n1, n2};
+    DEVICE View2<T> row(Index i CALLER) const {
+        REQUIRE_INDEX(0, i, n0);
+        return {data + static_cast<int64>(i) * n1 * n2, n1, n2};
     }
     DEVICE int32 shape(int axis) const { return axis == 0 ? n0 : axis == 1 ? n1 : n2; }
 };
@@ -108,8 +123,8 @@ template <class A, class B, class C, class D> struct Tuple4 { A v0; B v1; C v2; 
 // --- Integers as in Python ---
 
 // The same number in a narrower type.
-template <class To, class From> DEVICE To narrow(From value) {
-    SMACV2_REQUIRE(static_cast<From>(static_cast<To>(value)) == value, "too large", value);
+template <class To, class From> DEVICE To narrow(From value CALLER) {
+    REQUIRE(static_cast<From>(static_cast<To>(value)) == value, "number too large", value);
     return static_cast<To>(value);
 }
 
@@ -123,9 +138,9 @@ template <class T> DEVICE T floor_mod(T a, T b) {
     return remainder != 0 && (remainder < 0) != (b < 0) ? remainder + b : remainder;
 }
 
-template <class T> DEVICE T shift_left(T a, int64 bits) {
+template <class T> DEVICE T shift_left(T a, int64 bits CALLER) {
     const T shifted = static_cast<T>(static_cast<uint64>(a) << bits);
-    SMACV2_REQUIRE(shifted >> bits == a, "left shift overflows", a);
+    REQUIRE(shifted >> bits == a, "left shift overflows", a);
     return shifted;
 }
 
@@ -143,13 +158,23 @@ DEVICE Tuple2<int64, int64> multiply_words(int64 a, int64 b) {
 
 #if defined(__CUDACC__) || defined(SMACV2_SINGLE_PRECISION)
 
+#ifdef __CUDACC__
+#define SQUARE_ROOT sqrtf
+#else
+#define SQUARE_ROOT __builtin_sqrtf
+#endif
+
+DEVICE int32 nearest(float value) {
+    return static_cast<int32>(value + (value < 0.0f ? -0.5f : 0.5f));
+}
+
 // A float32 guess and one Newton step come within 1 of the root; integers decide the rest.
 DEVICE int32 isqrt(int64 n) {
     const float value = static_cast<float>(n);
-    const float reciprocal = 1.0f / sqrtf(value < 1.0f ? 1.0f : value);
+    const float reciprocal = 1.0f / SQUARE_ROOT(value < 1.0f ? 1.0f : value);
     int32 root = static_cast<int32>(value * reciprocal);
     const int64 rest = n - static_cast<int64>(root) * root;
-    root += static_cast<int32>(static_cast<float>(rest) * (0.5f * reciprocal));
+    root += nearest(static_cast<float>(rest) * (0.5f * reciprocal));
     const int64 left = n - static_cast<int64>(root) * root;
     return root + (left < 0 ? -1 : left > 2 * static_cast<int64>(root) ? 1 : 0);
 }
@@ -160,7 +185,7 @@ DEVICE int64 inverse(int64 distance) {
     const float reciprocal = 1.0f / static_cast<float>(divisor);
     int64 quotient = static_cast<int64>(reciprocal * 1099511627776.0f);
     const int64 rest = one - quotient * divisor;
-    quotient += static_cast<int64>(static_cast<float>(rest) * reciprocal);
+    quotient += nearest(static_cast<float>(rest) * reciprocal);
     const int64 left = one - quotient * divisor;
     return quotient + (left < 0 ? -1 : left >= divisor ? 1 : 0);
 }

@@ -89,7 +89,7 @@ def in_upstream_cone(rules, cone, looking, dx, dy):
         dx, dy, view_y = -dx, -dy, -view_y
     if view_x == 0 and view_y == 0:
         view_x = CONE_ONE
-    lengths = length(dx, dy) * length(view_x, view_y)
+    lengths = int(length(dx, dy)) * length(view_x, view_y)
     return dot(dx, dy, view_x, view_y) * CONE_ONE >= int(rules[CONE_COS]) * lengths
 
 

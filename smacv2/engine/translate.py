@@ -171,6 +171,11 @@ class RuleTranslator:
             raise self._error(self.tree, Unsupported(f"a call with {len(types)} arguments"))
         self.variables: dict[str, Type] = dict(zip(self.parameters, types, strict=True))  # type: ignore[arg-type]
         self.expressions = Expressions(function, self.variables, self._call)
+        self.read = {
+            node.id
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
         self.result: Type | None = None
         self.views: set[str] = set()
 
@@ -294,10 +299,13 @@ class RuleTranslator:
         assert isinstance(node.target, ast.Name)
         name = node.target.id
         type_ = str(join(join(start.type, stop.type), "int32"))
-        self._declare(name, type_)
         count, end = f"next_{name}", f"stop_{name}"
         compare = ">" if step.constant is not None and step.constant < 0 else "<"
-        body = [f"{cpp_name(name)} = {count};", *self._block(node.body)]
+        body = []
+        if name in self.read:
+            self._declare(name, type_)
+            body = [f"{cpp_name(name)} = {count};"]
+        body += self._block(node.body)
         return [
             "{",
             f"    const {type_} {end} = {convert(stop, type_)};",
