@@ -1,96 +1,240 @@
-"""The CUDA driver: two kernels per step, one to play battles and one to show them to agents.
+"""The CUDA driver: translated rules in three kernels per step, on arrays that PyTorch owns.
 
-On the device the battle axis is last, so that neighbouring threads read neighbouring words; a rule
-still works on one battle, ``units[:, :, b]``. The rules are those of the CPU: numba-cuda compiles
-the same functions for the device.
+A step plays the battles that go on (a unit is a lane), starts new episodes of those that were over
+(beside the first kernel, on a stream of its own), and shows all of them to the agents (a row of an
+observation is a lane). Nothing waits for the host, so a step can be captured in a CUDA graph.
 
-``NUMBA_ENABLE_CUDASIM=1`` (with ``NUMBA_DISABLE_JIT=1``) runs the kernels in Numba's simulator.
+Kernels are compiled for one scenario with its options, by NVRTC, and stored on disk.
 """
 
-import functools
-from collections.abc import Callable
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-try:
-    from numba import cuda
-except ImportError as error:  # pragma: no cover - numba always ships a stub
-    raise RuntimeError("device='cuda' needs the extra: pip install 'smacv2-suite[cuda]'") from error
+from smacv2 import battle
+from smacv2.battle import OVER, BattleState, Outputs, set_seeds
+from smacv2.engine import loop, observe, orders
+from smacv2.engine.compile import Rule, cache_folder
+from smacv2.engine.expressions import Array
+from smacv2.engine.loop import LEAVE_COMMAND, RESET_COMMAND, STEP_COMMAND
+from smacv2.engine.tables import OBS_AS_STATE, SHARE_SIGHTS, Tables
+from smacv2.engine.translate import BATTLE, PRELUDE, translate
 
-from smacv2.battle import OUTCOME, OUTCOME_TIMEOUT, OVER, BattleState, Outputs, set_seeds
-from smacv2.engine.loop import (
-    LEAVE_COMMAND,
-    RESET_COMMAND,
-    STEP_COMMAND,
-    play_battle,
-    show,
+KERNELS = Path(__file__).with_name("kernels.cuh")
+OPTIONS: dict[str, Any] = {"std": "c++17", "fma": False}
+"""Of the compiler. No fused multiply-add: observations must round as on the CPU."""
+
+MISSING = (
+    "device='cuda' needs an NVIDIA GPU with its driver, PyTorch for CUDA and the extra: "
+    "pip install 'smacv2-suite[cuda]' (smacv2 doctor says what is missing)"
 )
-from smacv2.engine.observe import observe, write_state
-from smacv2.engine.orders import write_mask_row
-from smacv2.engine.tables import NUM_AGENTS, OBS_AS_STATE, SHARE_SIGHTS, Tables
 
-THREADS_PER_BLOCK = 128
-"""Largest number of threads per block."""
+WARP = 32
+SHARED_LIMIT = 227 * 1024
+"""Bytes of shared memory that a block may have (compute capability 9.0)."""
 
-BLOCKS_WANTED = 512
-"""Blocks over which small batches are spread: a few per multiprocessor. Battles that share a warp
-wait for each other's branches, so fewer battles per warp are faster."""
-
-
-def play_battles(
-    commands, units, world, sights, kinds, rules, teams, points, spiral, cone, pathing,
-    actions, mask, reward, terminated, truncated,
-):  # fmt: skip
-    """Step or reset one battle per thread according to its command, without observing it."""
-    b = cuda.grid(1)  # type: ignore[attr-defined]
-    if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
-        reward[b] = play_battle(
-            commands[b], units[:, :, b], world[:, b], sights[:, :, b], kinds, rules, teams, points,
-            spiral, cone, pathing, actions[:, b], mask[:, :, b],
-        )  # fmt: skip
-        truncated[b] = world[OUTCOME, b] == OUTCOME_TIMEOUT
-        terminated[b] = world[OVER, b] != 0 and not truncated[b]
+TABLE_NAMES = ("kinds", "teams", "points", "spiral", "cone", "pathing")
+ARRAY_NAMES = (
+    "commands", "units", "world", "sights", "actions", "obs", "state", "action_mask", "reward",
+    "terminated", "truncated",
+)  # fmt: skip
+"""Arrays in the order of ``struct Arrays`` in ``kernels.cuh``; tables follow."""
 
 
-def show_agents(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Write one agent's mask and observation per thread; one more thread writes the state."""
-    b, agent = cuda.grid(2)  # type: ignore[attr-defined]
-    if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
-        unit, masks = units[:, :, b], mask[:, :, b]
-        if agent < rules[NUM_AGENTS]:
-            write_mask_row(unit, kinds, rules, cone, pathing, masks, agent)
-            observe(
-                unit, world[:, b], sights[:, :, b], kinds, rules, cone, pathing, masks, agent,
-                obs[agent, :, b],
-            )  # fmt: skip
-        else:
-            write_state(unit, world[:, b], kinds, rules, cone, obs[:, :, b], state[:, b])
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to compile, and how it divides its threads among battles."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    lanes: int
+    battles_per_warp: int
+    warps: int
+    blocks: int = 1
+    """Blocks that a multiprocessor should hold at once."""
+    meet: str = "__syncthreads()"
+    """The barrier between two phases."""
+    battles_per_block: int = 0
+    """Battles that a block works on."""
 
 
-def show_battles(commands, units, world, sights, kinds, rules, cone, pathing, obs, state, mask):
-    """Show one battle per thread, for settings in which an agent's view depends on others."""
-    b = cuda.grid(1)  # type: ignore[attr-defined]
-    if b < commands.shape[0] and commands[b] != LEAVE_COMMAND:
-        show(
-            units[:, :, b], world[:, b], sights[:, :, b], kinds, rules, cone, pathing,
-            obs[:, :, b], state[:, b], mask[:, :, b],
-        )  # fmt: skip
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a scenario's arrays, by the names of ``kernels.cuh``, and the types of rules."""
+
+    numbers: dict[str, int]
+    types: dict[str, Any]
+
+    @classmethod
+    def of(cls, state: BattleState, tables: Tables, outputs: Outputs) -> "Sizes":
+        """Return the sizes of a batch's battles."""
+        _, unit_rows, num_units = state.units.shape
+        _, num_agents, num_actions = outputs.action_mask.shape
+        shapes = {
+            "unit": state.units.shape[1:], "world": state.world.shape[1:],
+            "sights": state.sights.shape[1:], "actions": (num_agents,),
+            "obs": outputs.obs.shape[1:], "state": outputs.state.shape[1:],
+            "mask": outputs.action_mask.shape[1:],
+            **{name: getattr(tables, name).shape for name in TABLE_NAMES},
+        }  # fmt: skip
+        types = {name: Array(BATTLE[name].element, shape) for name, shape in shapes.items()}
+        numbers = {
+            "NUM_UNITS": num_units, "UNIT_ROWS": unit_rows, "HOT_ROWS": battle.HOT_ROWS,
+            "NUM_AGENTS": num_agents, "NUM_ENEMIES": num_units - num_agents,
+            "NUM_ACTIONS": num_actions, "WORLD_SIZE": state.world.shape[1],
+            "OBS_SIZE": outputs.obs.shape[2], "STATE_SIZE": outputs.state.shape[1],
+            "KIND_ROWS": shapes["kinds"][0], "KIND_SIZE": shapes["kinds"][1],
+            "TEAM_ROWS": shapes["teams"][0], "TEAM_SIZE": shapes["teams"][1],
+            "POINT_ROWS": shapes["points"][0], "POINT_SIZE": shapes["points"][1],
+            "SPIRAL_ROWS": shapes["spiral"][0], "CONE_ROWS": shapes["cone"][0],
+            "GRID_WIDTH": shapes["pathing"][0], "GRID_HEIGHT": shapes["pathing"][1],
+            "OVER": OVER, "OUTCOME": battle.OUTCOME, "OUTCOME_TIMEOUT": battle.OUTCOME_TIMEOUT,
+            "LEAVE_COMMAND": LEAVE_COMMAND, "STEP_COMMAND": STEP_COMMAND,
+            "RESET_COMMAND": RESET_COMMAND,
+        }  # fmt: skip
+        return cls(numbers, {**types, "rules": Array.baked(tables.rules)})
+
+    def shared_bytes(self, kernel: Kernel) -> int:
+        """Return the shared memory of a block: ``sizeof(Shared)`` of ``kernels.cuh``."""
+        numbers = self.numbers
+        hot = numbers["HOT_ROWS"] * numbers["NUM_UNITS"]
+        hot += (kernel.lanes - hot) % WARP
+        world = numbers["WORLD_SIZE"] | 1
+        kinds = numbers["KIND_ROWS"] * numbers["KIND_SIZE"]
+        return 4 * (kinds + kernel.battles_per_warp * kernel.warps * (hot + world))
 
 
-@functools.cache
-def kernel(function: Callable[..., None]) -> Any:
-    """Return a compiled kernel: one per process serves all scenarios."""
-    return cuda.jit(function)
+# --- Kernels ---
+
+
+def play_kernel(sizes: Sizes) -> Kernel:
+    """Return the kernel that steps battles; all battles of a block pass the phases together."""
+    lanes = lanes_of(sizes.numbers["NUM_UNITS"])
+    return fitting(
+        sizes, Kernel("PLAY", (loop.play_step,), lanes, WARP // lanes, warps=11, blocks=2)
+    )
+
+
+def reset_kernel(sizes: Sizes) -> Kernel:
+    """Return the kernel that starts episodes; a warp per battle, as finished ones are few."""
+    lanes = min(sizes.numbers["NUM_UNITS"], WARP)
+    meet = f"__syncwarp({hex(2**lanes - 1)}u)"
+    return fitting(sizes, Kernel("RESET", (loop.start_episode,), lanes, 1, warps=4, meet=meet))
+
+
+def show_kernel(sizes: Sizes, rules: np.ndarray) -> Kernel:
+    """Return the kernel that writes masks, observations and the state."""
+    if rules[SHARE_SIGHTS] or rules[OBS_AS_STATE]:
+        return Kernel("SHOW_IN_TURN", (loop.show,), 1, 1, warps=4, battles_per_block=128)
+    rules_of_items = (orders.is_available, observe.count_items, observe.write_item)
+    return fitting(sizes, Kernel("SHOW", rules_of_items, 1, 1, warps=8, blocks=2))
+
+
+def lanes_of(num_units: int) -> int:
+    """Return the lanes per battle: a third of a warp, or more if that saves a round of units."""
+    least = min(num_units, WARP // 3)
+    return min(range(least, least + 2), key=lambda lanes: -(-num_units // lanes) * lanes)
+
+
+def fitting(sizes: Sizes, kernel: Kernel) -> Kernel:
+    """Return a kernel with as many warps as its shared memory allows, at most those it has."""
+    from dataclasses import replace
+
+    while sizes.shared_bytes(kernel) * kernel.blocks > SHARED_LIMIT and kernel.warps > 1:
+        kernel = replace(kernel, warps=kernel.warps - 1)
+    return replace(kernel, battles_per_block=kernel.battles_per_warp * kernel.warps)
+
+
+def source_of(kernel: Kernel, sizes: Sizes) -> str:
+    """Return the CUDA C++ of a kernel."""
+    numbers = {
+        **sizes.numbers, "LANES": kernel.lanes, "BATTLES_PER_WARP": kernel.battles_per_warp,
+        "WARPS": kernel.warps, "BLOCKS": kernel.blocks,
+        "SHARED_BYTES": sizes.shared_bytes(kernel), f"KERNEL_{kernel.name}": 1,
+    }  # fmt: skip
+    macros = {"MEET()": kernel.meet, "RULE": "__device__ __forceinline__", **numbers}
+    rules = translate(kernel.rules, sizes.types)
+    # The macros follow the translation, whose variables may have the same names as sizes.
+    first = "".join(f"#define {name} {macros.pop(name)}\n" for name in ("MEET()", "RULE"))
+    later = "".join(f"#define {name} {value}\n" for name, value in macros.items())
+    return "\n".join([first, PRELUDE.read_text(), rules, later, KERNELS.read_text()])
+
+
+def compile_kernel(kernel: Kernel, sizes: Sizes, arch: str) -> bytes:
+    """Return the machine code of a kernel for an architecture such as "sm_90"."""
+    from cuda.core import Program, ProgramOptions
+
+    source = source_of(kernel, sizes)
+    options = f"{arch} {sorted(OPTIONS.items())} {_compiler_version()}"
+    name = hashlib.sha256(f"{options}\n{source}".encode()).hexdigest()[:16]
+    path = cache_folder() / f"cuda-{kernel.name.lower()}-{name}.cubin"
+    if not path.exists():
+        program = Program(source, "c++", ProgramOptions(arch=arch, **OPTIONS))
+        scratch = path.with_suffix(f".{np.random.default_rng().integers(1 << 62):x}")
+        scratch.write_bytes(program.compile("cubin").code)
+        scratch.replace(path)
+    return path.read_bytes()
+
+
+def _compiler_version() -> str:
+    from cuda.bindings import nvrtc
+
+    return str(nvrtc.nvrtcVersion())
+
+
+class Launcher:
+    """A compiled kernel with its launch settings.
+
+    Args:
+        kernel: What to compile.
+        sizes: Of the scenario.
+        num_battles: Battles of the batch.
+    """
+
+    def __init__(self, kernel: Kernel, sizes: Sizes, num_battles: int):
+        from cuda.bindings import driver
+        from cuda.core import Device, LaunchConfig, ObjectCode
+
+        device = Device()
+        device.set_current()
+        major, minor = device.compute_capability
+        code = compile_kernel(kernel, sizes, f"sm_{major}{minor}")
+        self._kernel = ObjectCode.from_cubin(code).get_kernel("run")
+        shared = sizes.shared_bytes(kernel)
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        (error,) = driver.cuKernelSetAttribute(
+            attribute, shared, self._kernel.handle, driver.CUdevice(device.device_id)
+        )
+        if error != driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"cannot reserve {shared} bytes of shared memory: {error}")
+        self._config = LaunchConfig(
+            grid=-(-num_battles // kernel.battles_per_block),
+            block=WARP * kernel.warps,
+            shmem_size=shared,
+        )
+        self.registers = self._kernel.attributes.num_regs
+
+    def __call__(self, stream: Any, arguments: np.ndarray) -> None:
+        """Start the kernel on a stream of PyTorch, with the bytes of ``struct Arrays``."""
+        from cuda.core import Stream, launch
+
+        launch(Stream.from_handle(stream.cuda_stream), self._config, self._kernel, arguments)
+
+
+# --- The driver ---
 
 
 class CudaDriver:
-    """Run the rules on arrays in device memory.
+    """Run the rules on tensors in device memory.
 
-    The device's ``arrays`` are always current, with the battle axis last. ``reset`` and ``step``
-    also copy them to host memory, as NumPy users expect. Learners on the same device write
-    ``arrays["actions"]``, call ``launch``, and read the other ``arrays`` in place
-    (``torch.as_tensor`` shares their memory); the host's copy is then outdated until ``download``.
+    ``arrays`` are tensors of PyTorch with the battle axis first, and always current: ``units``,
+    ``world``, ``sights``, ``actions``, ``obs``, ``state``, ``action_mask``, ``reward``,
+    ``terminated``, ``truncated``. Learners on the same device write ``arrays["actions"]``, call
+    ``launch`` and read the others in place. ``reset`` and ``step`` also copy them to host memory,
+    as NumPy users expect; after a ``launch`` the host's copy is outdated until ``download``.
 
     Raises:
         RuntimeError: There is no usable GPU.
@@ -99,104 +243,98 @@ class CudaDriver:
     device = "cuda"
 
     def __init__(self, state: BattleState, tables: Tables, outputs: Outputs):
-        if not cuda.is_available():
-            raise RuntimeError(
-                "device='cuda' needs an NVIDIA GPU with its driver and the extra: "
-                "pip install 'smacv2-suite[cuda]' (smacv2 doctor says what is missing)"
-            )
+        self._torch = torch = _import_torch()
         self._hosts = {
             "units": state.units, "world": state.world, "sights": state.sights,
-            "obs": outputs.obs, "state": outputs.state, "action_mask": outputs.action_mask,
-            "reward": outputs.reward, "terminated": outputs.terminated,
-            "truncated": outputs.truncated,
+            **outputs.arrays(),
         }  # fmt: skip
         num_envs, num_agents = outputs.action_mask.shape[:2]
-        self._num_envs = num_envs
-        # One after the other: agents that share sights, and the state if it is all observations.
-        self._in_turn = bool(tables.rules[SHARE_SIGHTS] or tables.rules[OBS_AS_STATE])
-        self._shown_apart = 1 if self._in_turn else num_agents + 1
-        self._tables = tuple(
-            cuda.to_device(table)
-            for table in (
-                tables.kinds, tables.rules, tables.teams, _non_empty(tables.points), tables.spiral,
-                tables.cone, tables.pathing,
-            )
-        )  # fmt: skip
         self.arrays: dict[str, Any] = {
-            name: cuda.to_device(_battle_last(host)) for name, host in self._hosts.items()
+            name: torch.from_numpy(host).to("cuda") for name, host in self._hosts.items()
         }
-        self.arrays["actions"] = cuda.device_array((num_agents, num_envs), np.int32)
-        self._all_step = cuda.to_device(np.full(num_envs, STEP_COMMAND, np.int8))
+        self.arrays["actions"] = torch.zeros((num_envs, num_agents), dtype=torch.int32).cuda()
+        self._tables = [
+            torch.from_numpy(np.ascontiguousarray(getattr(tables, name))).cuda()
+            for name in TABLE_NAMES
+        ]
+        self._commands = torch.zeros(num_envs, dtype=torch.int32, device="cuda")
+        self._beside = torch.cuda.Stream()
+        sizes = Sizes.of(state, tables, outputs)
+        kernels = (play_kernel(sizes), reset_kernel(sizes), show_kernel(sizes, tables.rules))
+        self.play, self.start, self.shown = (Launcher(k, sizes, num_envs) for k in kernels)
 
     def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
         """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""
+        torch = self._torch
         if seeds is not None:
-            world = self.arrays["world"].copy_to_host()
-            set_seeds(world.T, chosen, seeds)
-            self.arrays["world"].copy_to_device(world)
-        commands = np.where(chosen, RESET_COMMAND, LEAVE_COMMAND).astype(np.int8)
-        self.launch(cuda.to_device(commands))
+            world = self.arrays["world"].cpu().numpy()
+            set_seeds(world, chosen, seeds)
+            self.arrays["world"].copy_(torch.from_numpy(world))
+        commands = np.where(chosen, RESET_COMMAND, LEAVE_COMMAND).astype(np.int32)
+        self.launch(torch.from_numpy(commands).cuda())
         self.download()
 
     def step(self, actions: np.ndarray) -> None:
         """Play one step of every battle with ``actions`` ``(num_envs, num_agents)`` int32."""
-        self.arrays["actions"].copy_to_device(_battle_last(actions))
+        self.arrays["actions"].copy_(self._torch.from_numpy(actions))
         self.launch()
         self.download()
 
-    def launch(self, commands: Any = None, stream: Any = 0) -> None:
-        """Start both kernels on ``arrays``; they run asynchronously.
+    def launch(self, commands: Any = None) -> None:
+        """Start the kernels of a step on PyTorch's current stream; they run asynchronously.
 
         Args:
-            commands: Device array ``(num_envs,)`` int8 with a command per battle; None steps all.
-            stream: A Numba stream; ``cuda.external_stream`` makes one of PyTorch's. A captured CUDA
-                graph of both kernels starts for the price of one.
+            commands: Tensor ``(num_envs,)`` int32 on the device with a command per battle; None
+                steps every battle, or resets it if it is over.
         """
-        self.play(commands, stream)
-        self.show(commands, stream)
+        torch = self._torch
+        if commands is None:
+            over = self.arrays["world"][:, OVER]
+            torch.add(over, STEP_COMMAND, out=self._commands)  # RESET_COMMAND if it is over
+        else:
+            self._commands.copy_(commands)
+        stream = torch.cuda.current_stream()
+        arguments = self._arguments()
+        self._beside.wait_stream(stream)
+        self.play(stream, arguments)
+        self.start(self._beside, arguments)
+        stream.wait_stream(self._beside)
+        self.shown(stream, arguments)
 
-    def play(self, commands: Any = None, stream: Any = 0) -> None:
-        """Start the kernel that plays the battles."""
-        arrays = self.arrays
-        threads = min(-(-self._num_envs // BLOCKS_WANTED), THREADS_PER_BLOCK)
-        kernel(play_battles)[-(-self._num_envs // threads), threads, stream](
-            self._all_step if commands is None else commands,
-            arrays["units"], arrays["world"], arrays["sights"], *self._tables, arrays["actions"],
-            arrays["action_mask"], arrays["reward"], arrays["terminated"], arrays["truncated"],
-        )  # fmt: skip
-
-    def show(self, commands: Any = None, stream: Any = 0) -> None:
-        """Start the kernel that writes observations, state and masks."""
-        arrays = self.arrays
-        function = show_battles if self._in_turn else show_agents
-        kinds, rules, *_, cone, pathing = self._tables
-        blocks = (-(-self._num_envs // THREADS_PER_BLOCK), self._shown_apart)
-        kernel(function)[blocks, THREADS_PER_BLOCK, stream](
-            self._all_step if commands is None else commands,
-            arrays["units"], arrays["world"], arrays["sights"], kinds, rules, cone, pathing,
-            arrays["obs"], arrays["state"], arrays["action_mask"],
-        )  # fmt: skip
+    def show(self) -> None:
+        """Observe every battle in its present state, on the device."""
+        self._commands.fill_(STEP_COMMAND)
+        self.shown(self._torch.cuda.current_stream(), self._arguments())
 
     def upload(self) -> None:
         """Copy the host's arrays to the device."""
         for name, host in self._hosts.items():
-            self.arrays[name].copy_to_device(_battle_last(host))
+            self.arrays[name].copy_(self._torch.from_numpy(host))
 
     def download(self) -> None:
         """Copy the device's arrays to the host, waiting for the kernels."""
         for name, host in self._hosts.items():
-            host[...] = np.moveaxis(self.arrays[name].copy_to_host(), -1, 0)
+            self._torch.from_numpy(host).copy_(self.arrays[name])
 
     def close(self) -> None:
         """Release the device arrays."""
         self.arrays.clear()
 
+    def _arguments(self) -> np.ndarray:
+        """Return the bytes of ``struct Arrays``: addresses, then the number of battles."""
+        arrays = {"commands": self._commands, **self.arrays}
+        tensors = [arrays[name] for name in ARRAY_NAMES] + self._tables
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        return np.array([*addresses, len(self._commands)], np.uint64)
 
-def _battle_last(array: np.ndarray) -> np.ndarray:
-    """Return a contiguous copy with the battle axis moved to the end."""
-    return np.ascontiguousarray(np.moveaxis(array, 0, -1))
 
-
-def _non_empty(table: np.ndarray) -> np.ndarray:
-    """Return a table with at least one entry: empty arrays cannot be copied to a device."""
-    return table if table.size else np.zeros((1, 1), table.dtype)
+def _import_torch() -> Any:
+    """Return PyTorch if it has a GPU and what compiles kernels is installed."""
+    try:
+        import cuda.core  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise RuntimeError(MISSING) from error
+    if not torch.cuda.is_available():
+        raise RuntimeError(MISSING)
+    return torch

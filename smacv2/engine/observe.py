@@ -1,8 +1,8 @@
 """Observations and state as float32 vectors (interface 2.3, 2.4).
 
-``layout.py`` names the columns. Vectors are zeroed, then each block is written from left to right;
-``at`` is the next free column. Features are ratios of integers, one float32 division each, so they
-are equal on every machine.
+``layout.py`` names the columns. Each row or block is written from left to right, ``at`` being the
+next free column; of what an agent does not see, zeros are written. Features are ratios of integers,
+one float32 division each, so they are equal on every machine.
 """
 
 from numpy import float32
@@ -122,34 +122,66 @@ def observe_all(unit, world, sights, kinds, rules, cone, pathing, mask, obs):
 @rule
 def observe(unit, world, sights, kinds, rules, cone, pathing, mask, agent, out):
     """Fill one agent's observation: for a dead agent zeros (and the time)."""
-    zero(out)
-    if rules[OBS_STARCRAFT] and unit[HEALTH, agent] > 0:
-        at = write_move_block(unit, rules, pathing, mask, agent, out, 0)
-        at = write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at)
-        at = write_ally_rows(unit, world, kinds, rules, cone, agent, out, at)
-        write_own_block(unit, kinds, rules, cone, agent, out, at)
-    if rules[OBS_TIMESTEP]:
-        out[rules[OBS_SIZE] - 1] = ratio(world[STEP], rules[EPISODE_LIMIT])
+    if rules[OBS_STARCRAFT]:
+        write_move_block(unit, rules, pathing, mask, agent, out)
+        for enemy in range(rules[NUM_ENEMIES]):
+            write_enemy_row(unit, sights, kinds, rules, cone, mask, agent, enemy, out)
+        for slot in range(rules[NUM_AGENTS] - 1):
+            write_ally_row(unit, world, kinds, rules, cone, agent, slot, out)
+    write_own_block(unit, world, kinds, rules, cone, agent, out)
 
 
 @inline_rule
-def zero(out):
-    """Fill a vector with zeros."""
-    for column in range(out.shape[0]):
+def move_block_width(rules):
+    """Return the columns about the ground around an agent, which come first."""
+    return 4 + rules[OBS_PATHING] * NUM_AROUND + rules[OBS_HEIGHT] * (NUM_AROUND + 1)
+
+
+@inline_rule
+def enemy_row_width(rules):
+    """Return the columns about one enemy."""
+    return 4 + rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
+
+
+@inline_rule
+def ally_row_width(rules):
+    """Return the columns about one other ally, its last action included."""
+    capabilities = rules[HAS_ATTACK_CHANCE] + rules[HAS_HEALTH_LEVEL]
+    return enemy_row_width(rules) + capabilities + rules[OBS_LAST_ACTION] * rules[NUM_ACTIONS]
+
+
+@inline_rule
+def own_block_start(rules):
+    """Return the first column about the agent itself."""
+    if not rules[OBS_STARCRAFT]:
+        return 0
+    rows = rules[NUM_ENEMIES] * enemy_row_width(rules)
+    return move_block_width(rules) + rows + (rules[NUM_AGENTS] - 1) * ally_row_width(rules)
+
+
+@inline_rule
+def zero(out, first, last):
+    """Write 0 to columns [first, last)."""
+    for column in range(first, last):
         out[column] = float32(0.0)
 
 
 @inline_rule
 def write_one_hot(out, at, width, index):
-    """Write 1 at ``index`` of the next ``width`` columns; return the column after them."""
+    """Write a 1 at ``index`` of ``width`` columns and 0 to the others; return the column after."""
+    zero(out, at, at + width)
     if 0 <= index < width:
         out[at + index] = float32(1.0)
     return at + width
 
 
 @rule
-def write_move_block(unit, rules, pathing, mask, agent, out, at):
+def write_move_block(unit, rules, pathing, mask, agent, out):
     """Write the four move directions and, if asked for, the ground around the agent."""
+    if unit[HEALTH, agent] <= 0:
+        zero(out, 0, move_block_width(rules))
+        return
+    at = 0
     for action in range(NORTH, FIRST_LOOK):
         out[at] = float32(mask[agent, action])
         at += 1
@@ -165,7 +197,6 @@ def write_move_block(unit, rules, pathing, mask, agent, out, at):
             height = rules[TERRAIN_HEIGHT] if on_map(pathing, x, y) else MAX_HEIGHT
             out[at] = ratio(height, MAX_HEIGHT)
             at += 1
-    return at
 
 
 @rule
@@ -196,27 +227,38 @@ def around(unit, rules, agent, point):
 
 
 @rule
-def write_enemy_rows(unit, sights, kinds, rules, cone, mask, agent, out, at):
-    """Write a row for each enemy: in reach, distance, dx, dy, health, shield, type."""
-    width = 4 + rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
-    erased = -1
-    if rules[ERASE_ROWS]:
-        for enemy in range(rules[NUM_ENEMIES]):
-            if sights[agent, enemy] & SIGHT_SHARED == 0:
-                erased = enemy
-    for enemy in range(rules[NUM_ENEMIES]):
-        target = rules[NUM_AGENTS] + enemy
-        shared = not rules[SHARE_SIGHTS] or sights[agent, enemy] & SIGHT_SHARED != 0
-        visible = shared and enemy > erased and unit[HEALTH, target] > 0
-        if visible and in_sight(unit, kinds, rules, cone, agent, target):
-            masked = sights[agent, enemy] & SIGHT_MASKED != 0
-            if rules[ACTION_MASK]:
-                out[at] = float32(mask[agent, rules[FIRST_TARGET] + enemy])
-            else:
-                out[at] = float32(slot_in_reach(unit, kinds, rules, cone, agent, enemy))
-            write_row(unit, kinds, rules, agent, target, masked, out, at)
-        at += width
-    return at
+def write_enemy_row(unit, sights, kinds, rules, cone, mask, agent, enemy, out):
+    """Write a row about one enemy: in reach, distance, dx, dy, health, shield, type."""
+    width = enemy_row_width(rules)
+    at = move_block_width(rules) + enemy * width
+    target = rules[NUM_AGENTS] + enemy
+    sees = unit[HEALTH, agent] > 0 and unit[HEALTH, target] > 0
+    if not (sees and is_shown(sights, rules, agent, enemy)) or not in_sight(
+        unit, kinds, rules, cone, agent, target
+    ):
+        zero(out, at, at + width)
+        return
+    if rules[ACTION_MASK]:
+        out[at] = float32(mask[agent, rules[FIRST_TARGET] + enemy])
+    else:
+        out[at] = float32(slot_in_reach(unit, kinds, rules, cone, agent, enemy))
+    masked = sights[agent, enemy] & SIGHT_MASKED != 0
+    write_row(unit, kinds, rules, agent, target, masked, out, at)
+
+
+@inline_rule
+def is_shown(sights, rules, agent, enemy):
+    """Return whether shared sights let an agent see an enemy (always, if they are off).
+
+    Under defect B1 an enemy that may not be seen hides all enemies before it.
+    """
+    if not rules[SHARE_SIGHTS]:
+        return True
+    last = rules[NUM_ENEMIES] if rules[ERASE_ROWS] else enemy + 1
+    for other in range(enemy, last):
+        if sights[agent, other] & SIGHT_SHARED == 0:
+            return False
+    return True
 
 
 @inline_rule
@@ -242,14 +284,17 @@ def write_row(unit, kinds, rules, agent, other, masked, out, at):
     out[at + 3] = ratio(dy, sight)
     at += 4
     if masked:
-        return at + rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
+        end = at + rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
+        zero(out, at, end)
+        return end
     if rules[OBS_ALL_HEALTH]:
         at = write_health(unit, kinds, rules, other, out, at)
+    type_bit = kinds[unit[UNIT_TYPE, other], K_TYPE_BIT]
     if other < rules[NUM_AGENTS]:
         at = write_capabilities(unit, rules, other, out, at)
         if not rules[SHOW_ALLY_TYPES]:
-            return at + rules[TYPE_BITS]
-    return write_one_hot(out, at, rules[TYPE_BITS], kinds[unit[UNIT_TYPE, other], K_TYPE_BIT])
+            type_bit = -1
+    return write_one_hot(out, at, rules[TYPE_BITS], type_bit)
 
 
 @inline_rule
@@ -294,20 +339,22 @@ def write_capabilities(unit, rules, i, out, at):
 
 
 @rule
-def write_ally_rows(unit, world, kinds, rules, cone, agent, out, at):
-    """Write a row for each other ally: visible, distance, dx, dy, health, capabilities, type."""
-    width = 4 + rules[OBS_ALL_HEALTH] * (1 + rules[HAS_SHIELDS]) + rules[TYPE_BITS]
-    width += rules[HAS_ATTACK_CHANCE] + rules[HAS_HEALTH_LEVEL]
-    actions = rules[OBS_LAST_ACTION] * rules[NUM_ACTIONS]
-    for ally in range(rules[NUM_AGENTS]):
-        if ally == agent:
-            continue
-        if unit[HEALTH, ally] > 0 and in_sight(unit, kinds, rules, cone, agent, ally):
-            out[at] = float32(1.0)
-            write_row(unit, kinds, rules, agent, ally, False, out, at)
-            write_one_hot(out, at + width, actions, last_action(unit, world, ally))
-        at += width + actions
-    return at
+def write_ally_row(unit, world, kinds, rules, cone, agent, slot, out):
+    """Write a row about another ally: visible, distance, dx, dy, health, abilities, type.
+
+    The ally's last action follows, if asked for. ``slot`` counts the allies without the agent itself.
+    """
+    ally = slot if slot < agent else slot + 1
+    width = ally_row_width(rules)
+    at = move_block_width(rules) + rules[NUM_ENEMIES] * enemy_row_width(rules) + slot * width
+    lives = unit[HEALTH, agent] > 0 and unit[HEALTH, ally] > 0
+    if not lives or not in_sight(unit, kinds, rules, cone, agent, ally):
+        zero(out, at, at + width)
+        return
+    out[at] = float32(1.0)
+    at = write_row(unit, kinds, rules, agent, ally, False, out, at)
+    if rules[OBS_LAST_ACTION]:
+        write_one_hot(out, at, rules[NUM_ACTIONS], last_action(unit, world, ally))
 
 
 @inline_rule
@@ -317,17 +364,22 @@ def last_action(unit, world, agent):
 
 
 @rule
-def write_own_block(unit, kinds, rules, cone, agent, out, at):
-    """Write the agent's own health, capabilities, position, view direction and type."""
-    if rules[OBS_OWN_HEALTH]:
-        at = write_health(unit, kinds, rules, agent, out, at)
-    at = write_capabilities(unit, rules, agent, out, at)
-    if rules[OBS_OWN_POS]:
-        out[at] = ratio(unit[X, agent], rules[WIDTH])
-        out[at + 1] = ratio(unit[Y, agent], rules[HEIGHT])
-        at += 2
-    at = write_view(unit, rules, cone, agent, out, at)
-    return write_one_hot(out, at, rules[TYPE_BITS], kinds[unit[UNIT_TYPE, agent], K_TYPE_BIT])
+def write_own_block(unit, world, kinds, rules, cone, agent, out):
+    """Write the agent's own health, capabilities, position, view direction and type; the time."""
+    at = own_block_start(rules)
+    if rules[OBS_STARCRAFT] and unit[HEALTH, agent] > 0:
+        if rules[OBS_OWN_HEALTH]:
+            at = write_health(unit, kinds, rules, agent, out, at)
+        at = write_capabilities(unit, rules, agent, out, at)
+        if rules[OBS_OWN_POS]:
+            out[at] = ratio(unit[X, agent], rules[WIDTH])
+            out[at + 1] = ratio(unit[Y, agent], rules[HEIGHT])
+            at += 2
+        at = write_view(unit, rules, cone, agent, out, at)
+        at = write_one_hot(out, at, rules[TYPE_BITS], kinds[unit[UNIT_TYPE, agent], K_TYPE_BIT])
+    zero(out, at, rules[OBS_SIZE])
+    if rules[OBS_TIMESTEP]:
+        out[rules[OBS_SIZE] - 1] = ratio(world[STEP], rules[EPISODE_LIMIT])
 
 
 @inline_rule
@@ -351,29 +403,32 @@ def write_state(unit, world, kinds, rules, cone, obs, state):
             for column in range(rules[OBS_SIZE]):
                 state[agent * rules[OBS_SIZE] + column] = obs[agent, column]
         return
-    zero(state)
-    at = 0
-    for ally in range(rules[NUM_AGENTS]):
-        at = write_state_row(unit, kinds, rules, cone, ally, state, at)
-    for enemy in range(rules[NUM_AGENTS], unit.shape[1]):
-        at = write_state_row(unit, kinds, rules, cone, enemy, state, at)
-    if rules[STATE_LAST_ACTION]:
-        for ally in range(rules[NUM_AGENTS]):
-            at = write_one_hot(state, at, rules[NUM_ACTIONS], last_action(unit, world, ally))
-    if rules[STATE_TIMESTEP]:
-        state[at] = ratio(world[STEP], rules[EPISODE_LIMIT])
+    for i in range(unit.shape[1]):
+        write_state_row(unit, kinds, rules, cone, i, state)
+    write_state_end(unit, world, rules, state)
+
+
+@inline_rule
+def state_row_width(rules, ally):
+    """Return the columns of the state about one unit."""
+    width = 3 + rules[HAS_SHIELDS] + rules[TYPE_BITS]
+    if ally:
+        width += 1 + rules[HAS_ATTACK_CHANCE] + rules[HAS_HEALTH_LEVEL] + 2 * rules[CONE]
+    return width
 
 
 @rule
-def write_state_row(unit, kinds, rules, cone, i, state, at):
+def write_state_row(unit, kinds, rules, cone, i, state):
     """Write one unit's row of the state; allies also have cooldown (or energy) and capabilities."""
-    ally = i < rules[NUM_AGENTS]
+    num_agents = rules[NUM_AGENTS]
+    ally = i < num_agents
+    allies_before = min(i, num_agents)
+    at = allies_before * state_row_width(rules, True)
+    at += (i - allies_before) * state_row_width(rules, False)
     kind = unit[UNIT_TYPE, i]
     if unit[HEALTH, i] <= 0:
-        width = 3 + rules[HAS_SHIELDS] + rules[TYPE_BITS]
-        if ally:
-            width += 1 + rules[HAS_ATTACK_CHANCE] + rules[HAS_HEALTH_LEVEL] + 2 * rules[CONE]
-        return at + width
+        zero(state, at, at + state_row_width(rules, ally))
+        return
     state[at] = health_feature(unit, kinds, rules, i)
     at += 1
     if ally:
@@ -389,4 +444,61 @@ def write_state_row(unit, kinds, rules, cone, i, state, at):
     if ally:
         at = write_capabilities(unit, rules, i, state, at)
         at = write_view(unit, rules, cone, i, state, at)
-    return write_one_hot(state, at, rules[TYPE_BITS], kinds[kind, K_TYPE_BIT])
+    write_one_hot(state, at, rules[TYPE_BITS], kinds[kind, K_TYPE_BIT])
+
+
+@rule
+def write_state_end(unit, world, rules, state):
+    """Write what follows the units' rows in the state: the agents' last actions, and the time."""
+    at = rules[NUM_AGENTS] * state_row_width(rules, True)
+    at += rules[NUM_ENEMIES] * state_row_width(rules, False)
+    if rules[STATE_LAST_ACTION]:
+        for ally in range(rules[NUM_AGENTS]):
+            at = write_one_hot(state, at, rules[NUM_ACTIONS], last_action(unit, world, ally))
+    if rules[STATE_TIMESTEP]:
+        state[at] = ratio(world[STEP], rules[EPISODE_LIMIT])
+
+
+# --- Items: pieces of observations and state that lanes of a GPU write independently ---
+
+
+@inline_rule
+def count_items(rules):
+    """Return the number of items of a battle (see ``write_item``)."""
+    num_agents, num_enemies = rules[NUM_AGENTS], rules[NUM_ENEMIES]
+    return num_agents * (num_enemies + num_agents + 1) + num_agents + num_enemies + 1
+
+
+@rule
+def write_item(unit, world, sights, kinds, rules, cone, pathing, mask, obs, state, item):
+    """Write one item: a row or block of an agent's observation, or of the state.
+
+    Items of a kind follow each other, so that neighbouring lanes do the same. Together the items
+    write every column once; ``mask`` must be up to date.
+    """
+    num_agents, num_enemies = rules[NUM_AGENTS], rules[NUM_ENEMIES]
+    if item < num_agents * num_enemies:
+        agent, enemy = item // num_enemies, item % num_enemies
+        if rules[OBS_STARCRAFT]:
+            write_enemy_row(unit, sights, kinds, rules, cone, mask, agent, enemy, obs[agent])
+        return
+    item -= num_agents * num_enemies
+    if item < num_agents * (num_agents - 1):
+        agent, slot = item // (num_agents - 1), item % (num_agents - 1)
+        if rules[OBS_STARCRAFT]:
+            write_ally_row(unit, world, kinds, rules, cone, agent, slot, obs[agent])
+        return
+    item -= num_agents * (num_agents - 1)
+    if item < num_agents:
+        if rules[OBS_STARCRAFT]:
+            write_move_block(unit, rules, pathing, mask, item, obs[item])
+        return
+    item -= num_agents
+    if item < num_agents:
+        write_own_block(unit, world, kinds, rules, cone, item, obs[item])
+        return
+    item -= num_agents
+    if item < unit.shape[1]:
+        write_state_row(unit, kinds, rules, cone, item, state)
+        return
+    write_state_end(unit, world, rules, state)

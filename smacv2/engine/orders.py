@@ -63,22 +63,22 @@ def direction(action):
 def write_mask(unit, kinds, rules, cone, pathing, mask):
     """Fill ``mask`` ``(num_agents, num_actions)``: 1 for available actions, else 0."""
     for agent in range(rules[NUM_AGENTS]):
-        write_mask_row(unit, kinds, rules, cone, pathing, mask, agent)
+        for action in range(rules[NUM_ACTIONS]):
+            mask[agent, action] = is_available(unit, kinds, rules, cone, pathing, agent, action)
 
 
-@rule
-def write_mask_row(unit, kinds, rules, cone, pathing, mask, agent):
-    """Fill one agent's row of the mask."""
-    alive = unit[HEALTH, agent] > 0
-    mask[agent, NO_OP] = not alive
-    mask[agent, STOP] = alive
-    for action in range(NORTH, FIRST_LOOK):
-        mask[agent, action] = alive and can_move(unit, rules, pathing, agent, action)
-    for action in range(FIRST_LOOK, rules[FIRST_TARGET]):
-        mask[agent, action] = alive
-    for action in range(rules[FIRST_TARGET], rules[NUM_ACTIONS]):
-        slot = action - rules[FIRST_TARGET]
-        mask[agent, action] = alive and can_target(unit, kinds, rules, cone, agent, slot)
+@inline_rule
+def is_available(unit, kinds, rules, cone, pathing, agent, action):
+    """Return whether an agent may take an action."""
+    if unit[HEALTH, agent] <= 0:
+        return action == NO_OP
+    if action < NORTH:
+        return action == STOP
+    if action < FIRST_LOOK:
+        return can_move(unit, rules, pathing, agent, action)
+    if action < rules[FIRST_TARGET]:
+        return True
+    return can_target(unit, kinds, rules, cone, agent, action - rules[FIRST_TARGET])
 
 
 @inline_rule
