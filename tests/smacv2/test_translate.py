@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from smacv2.engine import cpu
-from smacv2.engine.compile import config, inline_rule, python_function
+from smacv2.engine.compile import config, inline_rule, meet, python_function
 from smacv2.engine.expressions import Array, TranslationError
 from smacv2.engine.fixed import inverse, isqrt
 from smacv2.engine.native import NativeError, compiler
@@ -114,14 +114,21 @@ def ordered(a, b):
     return b, a
 
 
+def share_work(first, last, world):
+    lanes = 2
+    for lane in range(first, last):
+        for i in range(lane, 6, lanes):
+            world[0, i] += 10 * lane + i
+        meet()
+
+
 def measure(first, last, world, reward):
     for b in range(first, last):
         reward[b] = float(world[b, 0]) / 3 if world[b, 1] else 0.5
 
 
-FUNCTIONS = (divide, compare, widen, loop, swap, measure)
+FUNCTIONS = (divide, compare, widen, loop, swap, share_work, measure)
 ROWS = [(7, 2), (-7, 2), (7, -2), (-8, 3), (1, 1), (3, 5), (9, -1), (2_000_003, 70_000), (0, -4)]
-# The sixth column tells the loops' input apart from their results.
 TABLE = np.array([(*row, 0, 0, 0, 0) for row in ROWS], np.int32)
 
 
@@ -177,6 +184,13 @@ def test_loops_count_down_skip_end_early_and_leave_their_variable_behind(library
     # 6, (4), 2, 0, and -2 ends the loop; then minus 0 + 3.
     total = (6 * 11 + 2) * 11
     assert table[1].tolist() == [6, -9, total, -2, total - 3, 3]
+
+
+@needs_compiler
+def test_lanes_share_a_loop_by_a_step_that_is_a_variable(library):
+    table = np.zeros((1, 6), np.int32)
+    library["share_work"](0, 2, table)
+    assert table.tolist() == [[0, 11, 2, 13, 4, 15]]
 
 
 @needs_compiler
