@@ -58,7 +58,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "baselines.results": ["data/*.json"],
-        "smacv2.engine": ["prelude.h"],
+        "smacv2.engine": ["*.h", "*.cuh"],
         "smacv2.maps": ["*.toml", "*/*.toml"],
     },
     install_requires=[

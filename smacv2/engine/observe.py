@@ -342,7 +342,7 @@ def write_capabilities(unit, rules, i, out, at):
 def write_ally_row(unit, world, kinds, rules, cone, agent, slot, out):
     """Write a row about another ally: visible, distance, dx, dy, health, abilities, type.
 
-    The ally's last action follows, if asked for. ``slot`` counts the allies without the agent itself.
+    The last action follows, if asked for. ``slot`` counts the allies without the agent itself.
     """
     ally = slot if slot < agent else slot + 1
     width = ally_row_width(rules)
