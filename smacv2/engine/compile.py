@@ -97,6 +97,11 @@ def _widest(argument: types.Type) -> types.Type:
     return types.int64 if isinstance(plain, types.Integer | types.Boolean) else plain
 
 
+@inline_rule
+def meet():
+    """Wait for the other lanes of this battle; with one lane there is nothing to wait for."""
+
+
 def entry_point(function: Rule) -> Any:
     """Compile a loop over battles and cache it on disk, with all the rules it calls."""
     user_folder = config.CACHE_DIR

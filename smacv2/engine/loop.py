@@ -92,7 +92,7 @@ def play_battle(
         ticks = rules[TICKS_PER_STEP]
     else:
         world[EPISODE] += 1
-        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
+        spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing, 0, 1)
         set_reward_scale(unit, world, kinds, rules)
         ticks = rules[START_TICKS]
     kill_at = ticks - rules[TICKS_AFTER_KILL] if steps and rules[HAS_HEALTH_LEVEL] else -1
