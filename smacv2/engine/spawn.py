@@ -82,6 +82,7 @@ from smacv2.engine.tables import (
     POSITION_POINTS,
     POSITION_REFLECT,
     REFLECT_CHANCE,
+    START_BUG,
     TEAM_ALL,
     TEAM_FIXED,
     TEAM_ITEMS,
@@ -307,7 +308,11 @@ def draw_reflected(unit, world, rules, lane, lanes):
 
 @rule
 def draw_surrounded(unit, world, rules, lane, lanes):
-    """Put all allies in the centre and 1 to 4 groups of enemies on different diagonals."""
+    """Put all allies in the centre and 1 to 4 groups of enemies on different diagonals.
+
+    Under defect B30 every group begins with the first enemy and overwrites the group before; the
+    enemies that belong to no group keep the south-west corner.
+    """
     groups = 1 + below(word(world, STREAM_POSITION, 1), NUM_DIAGONALS)
     gather(unit, world, rules, groups, lane, lanes)
     meet()
@@ -324,7 +329,8 @@ def draw_surrounded(unit, world, rules, lane, lanes):
                 diagonal -= 1
         size = group_size(unit, rules, group)
         place_group(unit, world, rules, diagonal, group, first, first + size, lane, lanes)
-        first += size
+        if not rules[START_BUG]:
+            first += size
 
 
 @rule
