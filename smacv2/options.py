@@ -9,7 +9,7 @@ from typing import Any
 
 from smacv2.schema import Place, entry, read
 
-RULES = ("fixed", "paper", "upstream")
+RULES = ("fixed", "may_2022", "paper", "upstream")
 
 
 class OptionError(ValueError):
@@ -87,7 +87,8 @@ class Options:
     """Allow attacks in range only; False allows every living target, so the mask says nothing."""
 
     rules: str = entry(default="fixed", choices=RULES)
-    """fixed: upstream's defects repaired; paper: as of the published curves; upstream: as today."""
+    """fixed: upstream's defects repaired; may_2022: as of the recorded play of May 2022;
+    paper: as of the published curves; upstream: as today."""
     strict: bool = False
     """Raise an error on an illegal action; False replaces it by stop and counts it."""
 

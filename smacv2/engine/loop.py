@@ -121,7 +121,8 @@ def start_episode(
     if lane == 0:
         world[EPISODE] += 1
     meet()
-    spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing)
+    spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing, lane, lanes)
+    meet()
     if lane == 0:
         set_reward_scale(unit, world, kinds, rules)
     meet()

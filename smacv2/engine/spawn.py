@@ -1,4 +1,11 @@
-"""A new episode: teams, starts, capabilities, placement (interface 2.9, mechanics 11.7)."""
+"""A new episode: teams, starts, capabilities, placement (interface 2.9, mechanics 11.7).
+
+Several lanes may play one reset together. Lane ``lane`` of ``lanes`` owns the units i with
+``i % lanes == lane``, and their rows of ``sights``; lane 0 owns the world. Between two calls of
+``meet`` a lane writes only what the lane owns, and reads only what no other lane writes. All
+lanes of a battle meet equally often, because every condition around a ``meet`` is the same for
+all of them. There may not be more lanes than units.
+"""
 
 from smacv2.battle import (
     ATTACK_CHANCE,
@@ -16,6 +23,8 @@ from smacv2.battle import (
     ILLEGAL_ACTIONS,
     MISSILE_TARGET,
     ORDER_TARGET,
+    ORDER_X,
+    ORDER_Y,
     OUTCOME,
     OUTCOME_RUNNING,
     OVER,
@@ -29,11 +38,13 @@ from smacv2.battle import (
     SWING_TARGET,
     TICK,
     TRIGGER_PHASE,
+    TURN,
     UNIT_TYPE,
+    WEAPON,
     X,
     Y,
 )
-from smacv2.engine.compile import rule
+from smacv2.engine.compile import inline_rule, meet, rule
 from smacv2.engine.fixed import ONE, SHIFT, mul, square, squared
 from smacv2.engine.rng import (
     STREAM_ATTACK_CHANCE,
@@ -72,6 +83,7 @@ from smacv2.engine.tables import (
     POSITION_POINTS,
     POSITION_REFLECT,
     REFLECT_CHANCE,
+    START_BUG,
     TEAM_ALL,
     TEAM_FIXED,
     TEAM_ITEMS,
@@ -90,39 +102,51 @@ CENTRE_CLEARANCE = 2 * ONE
 REDRAW = 1 << 16
 """Counter distance between two draws of a whole team."""
 
+GROUP, NEAREST = TURN, TURN
+"""Scratch row: first each enemy's group, then the nearest free point that each lane has found."""
+
+SORTED_TYPE, SORTED_X, SORTED_Y = WEAPON, ORDER_X, ORDER_Y
+"""Scratch rows for the types and positions of the allies in their final order."""
+
 
 @rule
-def spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing):
-    """Fill one battle with a new episode, drawn from its seed and episode number."""
-    clear(unit, world, sights)
-    draw_teams(unit, world, rules, teams)
-    draw_positions(unit, world, rules, points)
-    place_all(unit, kinds, rules, spiral, pathing)
-    sort_allies(unit, rules)
-    for i in range(unit.shape[1]):
+def spawn(unit, world, sights, kinds, rules, teams, points, spiral, pathing, lane, lanes):
+    """Fill one battle with a new episode, drawn from its seed and episode number.
+
+    The lanes of a battle must meet before and after.
+    """
+    clear(unit, world, sights, lane, lanes)
+    draw_positions(unit, world, rules, points, lane, lanes)
+    draw_teams(unit, world, rules, teams, lane, lanes)
+    meet()
+    place_all(unit, kinds, rules, spiral, pathing, lane, lanes)
+    sort_allies(unit, rules, lane, lanes)
+    for i in range(lane, unit.shape[1], lanes):
         equip(unit, kinds, rules, i)
-    draw_capabilities(unit, world, sights, rules)
-    if rules[TRIGGER_PERIOD] > 0:
+    for agent in range(lane, rules[NUM_AGENTS], lanes):
+        draw_capabilities(unit, world, sights, rules, agent)
+    if lane == 0 and rules[TRIGGER_PERIOD] > 0:
         world[TRIGGER_PHASE] = below(word(world, STREAM_TRIGGER, 0), rules[TRIGGER_PERIOD])
 
 
 @rule
-def clear(unit, world, sights):
+def clear(unit, world, sights, lane, lanes):
     """Zero a battle except its seed and counters."""
-    for i in range(unit.shape[1]):
-        for row in range(unit.shape[0]):
+    for row in range(unit.shape[0]):
+        for i in range(lane, unit.shape[1], lanes):
             unit[row, i] = 0
-    for agent in range(sights.shape[0]):
+    for agent in range(lane, sights.shape[0], lanes):
         for enemy in range(sights.shape[1]):
             sights[agent, enemy] = 0
-    world[TICK] = 0
-    world[STEP] = 0
-    world[OVER] = 0
-    world[OUTCOME] = OUTCOME_RUNNING
-    world[DEAD_ALLIES] = 0
-    world[DEAD_ENEMIES] = 0
-    world[ILLEGAL_ACTIONS] = 0
-    world[BURSTS] = 0
+    if lane == 0:
+        world[TICK] = 0
+        world[STEP] = 0
+        world[OVER] = 0
+        world[OUTCOME] = OUTCOME_RUNNING
+        world[DEAD_ALLIES] = 0
+        world[DEAD_ENEMIES] = 0
+        world[ILLEGAL_ACTIONS] = 0
+        world[BURSTS] = 0
 
 
 @rule
@@ -149,45 +173,60 @@ def equip(unit, kinds, rules, i):
 
 
 @rule
-def draw_teams(unit, world, rules, teams):
+def draw_teams(unit, world, rules, teams, lane, lanes):
     """Draw both teams: enemies copy the allies; extra enemies are drawn as another team."""
-    num_agents, num_enemies = rules[NUM_AGENTS], rules[NUM_ENEMIES]
+    num_agents = rules[NUM_AGENTS]
     if rules[TEAM_KIND] == TEAM_FIXED:
         item = below(word(world, STREAM_TEAM, 0), rules[TEAM_ITEMS])
-        for i in range(unit.shape[1]):
+        for i in range(lane, unit.shape[1], lanes):
             unit[UNIT_TYPE, i] = teams[item, i]
         return
-    draw_team(unit, world, rules, teams, 0, num_agents)
-    for enemy in range(min(num_agents, num_enemies)):
-        unit[UNIT_TYPE, num_agents + enemy] = unit[UNIT_TYPE, enemy]
-    if num_enemies > num_agents:
-        draw_team(unit, world, rules, teams, 2 * num_agents, unit.shape[1])
+    draw_team(unit, world, rules, teams, 0, num_agents, lane, lanes)
+    for i in range(lane, min(2 * num_agents, unit.shape[1]), lanes):
+        if i >= num_agents:
+            unit[UNIT_TYPE, i] = unit[UNIT_TYPE, i - num_agents]
+    if rules[NUM_ENEMIES] > num_agents:
+        draw_team(unit, world, rules, teams, 2 * num_agents, unit.shape[1], lane, lanes)
 
 
 @rule
-def draw_team(unit, world, rules, teams, first, last):
-    """Draw the types of units [first, last), again while all of them are exceptions."""
+def draw_team(unit, world, rules, teams, first, last, lane, lanes):
+    """Draw the types of units [first, last), again while all of them are exceptions.
+
+    The only types that a lane writes for others are those of a multiset, which lane 0 draws.
+    """
     for attempt in range(REDRAW):
         counter = attempt * REDRAW + first
-        if rules[TEAM_KIND] == TEAM_ALL:
+        meet()
+        if rules[TEAM_KIND] != TEAM_ALL:
+            draw_weighted(unit, world, teams, first, last, counter, lane, lanes)
+        elif lane == 0:
             draw_multiset(unit, world, teams, first, last, counter)
-        else:
-            draw_weighted(unit, world, teams, first, last, counter)
-        for i in range(first, last):
-            for column in range(teams.shape[1]):
-                if teams[0, column] == unit[UNIT_TYPE, i] and teams[2, column] == 0:
-                    return
+        meet()
+        if may_fight(unit, teams, first, last):
+            return
 
 
 @rule
-def draw_weighted(unit, world, teams, first, last, counter):
-    """Draw each unit's type independently."""
+def may_fight(unit, teams, first, last):
+    """Return whether one of units [first, last) is not an exception."""
     for i in range(first, last):
-        bits = word(world, STREAM_TEAM, counter + i - first) >> 1
-        column = 0
-        while column < teams.shape[1] - 1 and bits >= teams[1, column]:
-            column += 1
-        unit[UNIT_TYPE, i] = teams[0, column]
+        for column in range(teams.shape[1]):
+            if teams[0, column] == unit[UNIT_TYPE, i] and teams[2, column] == 0:
+                return True
+    return False
+
+
+@rule
+def draw_weighted(unit, world, teams, first, last, counter, lane, lanes):
+    """Draw each unit's type independently."""
+    for i in range(lane, last, lanes):
+        if i >= first:
+            bits = word(world, STREAM_TEAM, counter + i - first) >> 1
+            column = 0
+            while column < teams.shape[1] - 1 and bits >= teams[1, column]:
+                column += 1
+            unit[UNIT_TYPE, i] = teams[0, column]
 
 
 @rule
@@ -219,23 +258,23 @@ def draw_multiset(unit, world, teams, first, last, counter):
 
 
 @rule
-def draw_positions(unit, world, rules, points):
+def draw_positions(unit, world, rules, points, lane, lanes):
     """Draw the wanted position of each unit; placement resolves overlaps afterwards."""
     kind = rules[POSITION_KIND]
     if kind == POSITION_FIXED:
         item = below(word(world, STREAM_POSITION, 0), rules[POSITION_ITEMS])
-        for i in range(unit.shape[1]):
+        for i in range(lane, unit.shape[1], lanes):
             unit[X, i] = points[item, 2 * i]
             unit[Y, i] = points[item, 2 * i + 1]
     elif kind == POSITION_POINTS:
-        for i in range(unit.shape[1]):
+        for i in range(lane, unit.shape[1], lanes):
             ally = i < rules[NUM_AGENTS]
             unit[X, i] = rules[ALLY_X] if ally else rules[ENEMY_X]
             unit[Y, i] = rules[ALLY_Y] if ally else rules[ENEMY_Y]
     elif kind == POSITION_REFLECT or (kind == POSITION_EITHER and draws_reflect(world, rules)):
-        draw_reflected(unit, world, rules)
+        draw_reflected(unit, world, rules, lane, lanes)
     else:
-        draw_surrounded(unit, world, rules)
+        draw_surrounded(unit, world, rules, lane, lanes)
 
 
 @rule
@@ -251,34 +290,36 @@ def uniform(world, counter, low, high):
 
 
 @rule
-def draw_reflected(unit, world, rules):
+def draw_reflected(unit, world, rules, lane, lanes):
     """Put allies anywhere in the west, their enemies opposite, extra enemies in the east."""
     width, height = rules[WIDTH], rules[HEIGHT]
     num_agents = rules[NUM_AGENTS]
-    for i in range(unit.shape[1]):
-        enemy = i - num_agents
+    for i in range(lane, unit.shape[1], lanes):
         if i < num_agents:
             unit[X, i] = uniform(world, 1 + 2 * i, 0, width // 2 - ONE)
             unit[Y, i] = uniform(world, 2 + 2 * i, 0, height)
-        elif enemy < num_agents:
-            unit[X, i] = width - unit[X, enemy]
-            unit[Y, i] = unit[Y, enemy]
-        else:
+        elif i >= 2 * num_agents:
             unit[X, i] = uniform(world, 1 + 2 * i, width // 2, width)
             unit[Y, i] = uniform(world, 2 + 2 * i, 0, height)
+    meet()
+    for i in range(lane, min(2 * num_agents, unit.shape[1]), lanes):
+        if i >= num_agents:
+            unit[X, i] = width - unit[X, i - num_agents]
+            unit[Y, i] = unit[Y, i - num_agents]
 
 
 @rule
-def draw_surrounded(unit, world, rules):
-    """Put all allies in the centre and 1 to 4 groups of enemies on different diagonals."""
-    num_agents = rules[NUM_AGENTS]
-    centre_x, centre_y = rules[WIDTH] // 2, rules[HEIGHT] // 2
-    for i in range(num_agents):
-        unit[X, i] = centre_x
-        unit[Y, i] = centre_y
+def draw_surrounded(unit, world, rules, lane, lanes):
+    """Put all allies in the centre and 1 to 4 groups of enemies on different diagonals.
+
+    Under defect B30 every group begins with the first enemy and overwrites the group before; the
+    enemies that belong to no group keep the south-west corner.
+    """
     groups = 1 + below(word(world, STREAM_POSITION, 1), NUM_DIAGONALS)
+    gather(unit, world, rules, groups, lane, lanes)
+    meet()
     used = 0
-    first = num_agents
+    first = rules[NUM_AGENTS]
     for group in range(groups):
         diagonal = below(word(world, STREAM_POSITION, 2 + group), NUM_DIAGONALS - group)
         for candidate in range(NUM_DIAGONALS):
@@ -288,23 +329,39 @@ def draw_surrounded(unit, world, rules):
                     diagonal = candidate
                     break
                 diagonal -= 1
-        size = group_size(world, rules[NUM_ENEMIES], groups, group)
-        place_group(unit, world, rules, diagonal, group, first, first + size)
-        first += size
+        size = group_size(unit, rules, group)
+        place_group(unit, world, rules, diagonal, group, first, first + size, lane, lanes)
+        if not rules[START_BUG]:
+            first += size
 
 
 @rule
-def group_size(world, num_enemies, groups, group):
-    """Return the size of a group: each enemy joins one of the groups at random."""
+def gather(unit, world, rules, groups, lane, lanes):
+    """Put all allies in the centre; let each enemy join one of the groups at random.
+
+    Only the sizes of the groups count: the first enemies by number form the first group.
+    """
+    num_agents = rules[NUM_AGENTS]
+    for i in range(lane, unit.shape[1], lanes):
+        if i < num_agents:
+            unit[X, i] = rules[WIDTH] // 2
+            unit[Y, i] = rules[HEIGHT] // 2
+        else:
+            unit[GROUP, i] = below(word(world, STREAM_POSITION, REDRAW + i - num_agents), groups)
+
+
+@rule
+def group_size(unit, rules, group):
+    """Return how many enemies have joined a group."""
     size = 0
-    for enemy in range(num_enemies):
-        if below(word(world, STREAM_POSITION, REDRAW + enemy), groups) == group:
+    for i in range(rules[NUM_AGENTS], unit.shape[1]):
+        if unit[GROUP, i] == group:
             size += 1
     return size
 
 
 @rule
-def place_group(unit, world, rules, diagonal, group, first, last):
+def place_group(unit, world, rules, diagonal, group, first, last, lane, lanes):
     """Set the wanted position of units [first, last): a random point on half a diagonal."""
     east, north = diagonal & 1, diagonal >> 1
     centre_x, centre_y = rules[WIDTH] // 2, rules[HEIGHT] // 2
@@ -313,14 +370,21 @@ def place_group(unit, world, rules, diagonal, group, first, last):
     corner_x = rules[WIDTH] if east else 0
     corner_y = rules[HEIGHT] if north else 0
     t = below(word(world, STREAM_POSITION, 2 * REDRAW + group), ONE)
-    for i in range(first, last):
-        unit[X, i] = mul(t, inner_x) + mul(ONE - t, corner_x)
-        unit[Y, i] = mul(t, inner_y) + mul(ONE - t, corner_y)
+    for i in range(lane, last, lanes):
+        if i >= first:
+            unit[X, i] = mul(t, inner_x) + mul(ONE - t, corner_x)
+            unit[Y, i] = mul(t, inner_y) + mul(ONE - t, corner_y)
+
+
+# --- Placement ---
 
 
 @rule
-def place_all(unit, kinds, rules, spiral, pathing):
-    """Put each unit, in order of creation, on the free point nearest to its wanted position."""
+def place_all(unit, kinds, rules, spiral, pathing, lane, lanes):
+    """Put each unit, in order of creation, on the free point nearest to its wanted position.
+
+    Each lane tries every ``lanes``-th point; the nearest point that any lane finds counts.
+    """
     start = 0
     asked_x, asked_y, asked_radius, asked_layers = -1, -1, 0, 0
     for i in range(unit.shape[1]):
@@ -331,70 +395,108 @@ def place_all(unit, kinds, rules, spiral, pathing):
         if x != asked_x or y != asked_y or radius < asked_radius or layers != asked_layers:
             start = 0
         asked_x, asked_y, asked_radius, asked_layers = x, y, radius, layers
-        margin = kinds[kind, K_COLLISION]
-        for index in range(start, spiral.shape[0]):
-            unit[X, i] = min(max(x + spiral[index, 0], margin), rules[WIDTH] - margin)
-            unit[Y, i] = min(max(y + spiral[index, 1], margin), rules[HEIGHT] - margin)
-            if is_vacant(unit, kinds, pathing, i):
-                start = index
-                break
+        unit[NEAREST, lane] = first_vacant(
+            unit, kinds, rules, spiral, pathing, i, x, y, start + lane, lanes
+        )
+        meet()
+        start = unit[NEAREST, 0]
+        for other in range(1, lanes):
+            start = min(start, unit[NEAREST, other])
+        if i % lanes == lane:
+            unit[X, i], unit[Y, i] = point_near(kinds, rules, spiral, kind, x, y, start)
+            unit[RADIUS, i] = radius
+        meet()
+    for i in range(lane, unit.shape[1], lanes):
+        unit[NEAREST, i] = 0
 
 
 @rule
-def is_vacant(unit, kinds, pathing, i):
-    """Return whether unit i is on free ground and touches no unit placed before it."""
+def first_vacant(unit, kinds, rules, spiral, pathing, i, x, y, first, stride):
+    """Return the first of points first, first + stride, ... that is free, else the last point."""
     kind = unit[UNIT_TYPE, i]
-    x, y = unit[X, i], unit[Y, i]
+    for index in range(first, spiral.shape[0], stride):
+        near_x, near_y = point_near(kinds, rules, spiral, kind, x, y, index)
+        if is_vacant(unit, kinds, pathing, i, near_x, near_y):
+            return index
+    return spiral.shape[0] - 1
+
+
+@inline_rule
+def point_near(kinds, rules, spiral, kind, x, y, index):
+    """Return a point of the spiral around (x, y), clamped to where a unit type can stand."""
+    margin = kinds[kind, K_COLLISION]
+    near_x = min(max(x + spiral[index, 0], margin), rules[WIDTH] - margin)
+    near_y = min(max(y + spiral[index, 1], margin), rules[HEIGHT] - margin)
+    return near_x, near_y
+
+
+@rule
+def is_vacant(unit, kinds, pathing, i, x, y):
+    """Return whether (x, y) is free ground where unit i touches no unit placed before it."""
     if pathing[x >> SHIFT, y >> SHIFT] == 0:
         return False
+    radius, layers = kinds[unit[UNIT_TYPE, i], K_RADIUS], kinds[unit[UNIT_TYPE, i], K_LAYERS]
     for j in range(i):
-        if kinds[unit[UNIT_TYPE, j], K_LAYERS] & kinds[kind, K_LAYERS]:
-            reach = kinds[unit[UNIT_TYPE, j], K_RADIUS] + kinds[kind, K_RADIUS]
-            if squared(unit[X, j] - x, unit[Y, j] - y) < square(reach):
-                return False
+        touches = squared(unit[X, j] - x, unit[Y, j] - y) < square(unit[RADIUS, j] + radius)
+        if touches and kinds[unit[UNIT_TYPE, j], K_LAYERS] & layers:
+            return False
     return True
 
 
 @rule
-def sort_allies(unit, rules):
-    """Number the allies by unit type, then x, then y (upstream's agent ids, interface 2.1)."""
-    for i in range(1, rules[NUM_AGENTS]):
-        kind, x, y = unit[UNIT_TYPE, i], unit[X, i], unit[Y, i]
-        j = i - 1
-        while j >= 0 and comes_after(unit, j, kind, x, y):
-            unit[UNIT_TYPE, j + 1] = unit[UNIT_TYPE, j]
-            unit[X, j + 1] = unit[X, j]
-            unit[Y, j + 1] = unit[Y, j]
-            j -= 1
-        unit[UNIT_TYPE, j + 1] = kind
-        unit[X, j + 1] = x
-        unit[Y, j + 1] = y
+def sort_allies(unit, rules, lane, lanes):
+    """Number the allies by unit type, then x, then y (upstream's agent ids, interface 2.1).
+
+    A lane writes to the columns of its allies' ranks; ranks differ, so no two lanes share one.
+    """
+    for i in range(lane, rules[NUM_AGENTS], lanes):
+        place = rank(unit, rules, i)
+        unit[SORTED_TYPE, place] = unit[UNIT_TYPE, i]
+        unit[SORTED_X, place] = unit[X, i]
+        unit[SORTED_Y, place] = unit[Y, i]
+    meet()
+    for i in range(lane, rules[NUM_AGENTS], lanes):
+        unit[UNIT_TYPE, i] = unit[SORTED_TYPE, i]
+        unit[X, i] = unit[SORTED_X, i]
+        unit[Y, i] = unit[SORTED_Y, i]
+        unit[SORTED_TYPE, i] = 0
+        unit[SORTED_X, i] = 0
+        unit[SORTED_Y, i] = 0
 
 
 @rule
-def comes_after(unit, j, kind, x, y):
-    """Return whether unit j sorts after (kind, x, y)."""
-    if unit[UNIT_TYPE, j] != kind:
-        return unit[UNIT_TYPE, j] > kind
-    if unit[X, j] != x:
-        return unit[X, j] > x
-    return unit[Y, j] > y
+def rank(unit, rules, i):
+    """Return how many allies come before ally i."""
+    before = 0
+    for j in range(rules[NUM_AGENTS]):
+        before += comes_before(unit, j, i)
+    return before
+
+
+@inline_rule
+def comes_before(unit, j, i):
+    """Return whether unit j sorts before unit i; of equals, the first one does."""
+    if unit[UNIT_TYPE, j] != unit[UNIT_TYPE, i]:
+        return unit[UNIT_TYPE, j] < unit[UNIT_TYPE, i]
+    if unit[X, j] != unit[X, i]:
+        return unit[X, j] < unit[X, i]
+    if unit[Y, j] != unit[Y, i]:
+        return unit[Y, j] < unit[Y, i]
+    return j < i
 
 
 # --- Capabilities ---
 
 
 @rule
-def draw_capabilities(unit, world, sights, rules):
-    """Draw attack chances, health levels and, if the scenario has one, the enemy mask."""
-    for agent in range(rules[NUM_AGENTS]):
-        chance = below(word(world, STREAM_ATTACK_CHANCE, agent), rules[ATTACK_SPAN])
-        unit[ATTACK_CHANCE, agent] = rules[ATTACK_LOW] + chance
-        level = below(word(world, STREAM_HEALTH_LEVEL, agent), rules[HEALTH_SPAN])
-        unit[HEALTH_LEVEL, agent] = rules[HEALTH_LOW] + level
+def draw_capabilities(unit, world, sights, rules, agent):
+    """Draw an agent's attack chance, health level and, if the scenario has one, enemy mask."""
+    chance = below(word(world, STREAM_ATTACK_CHANCE, agent), rules[ATTACK_SPAN])
+    unit[ATTACK_CHANCE, agent] = rules[ATTACK_LOW] + chance
+    level = below(word(world, STREAM_HEALTH_LEVEL, agent), rules[HEALTH_SPAN])
+    unit[HEALTH_LEVEL, agent] = rules[HEALTH_LOW] + level
     if rules[HAS_ENEMY_MASK]:
-        for agent in range(rules[NUM_AGENTS]):
-            for enemy in range(rules[NUM_ENEMIES]):
-                bits = word(world, STREAM_ENEMY_MASK, agent * rules[NUM_ENEMIES] + enemy)
-                if below(bits, CHANCE_ONE) < rules[MASK_CHANCE]:
-                    sights[agent, enemy] = SIGHT_MASKED
+        for enemy in range(rules[NUM_ENEMIES]):
+            bits = word(world, STREAM_ENEMY_MASK, agent * rules[NUM_ENEMIES] + enemy)
+            if below(bits, CHANCE_ONE) < rules[MASK_CHANCE]:
+                sights[agent, enemy] = SIGHT_MASKED

@@ -97,8 +97,8 @@ SEED_BITS = 31
     SPARSE, ONLY_POSITIVE, REWARD_SCALED, FIRST_SCALE, STALE_KILL, TEAM_KIND, TEAM_ITEMS,
     POSITION_KIND, POSITION_ITEMS, REFLECT_CHANCE, ALLY_X, ALLY_Y, ENEMY_X, ENEMY_Y, START_TICKS,
     CALL_RADIUS, CALL_PERIOD, DEATH_POINTS, WIN_POINTS, DEFEAT_POINTS, NEGATIVE_SCALE, SCALE_RATE,
-    HEALERS_FOLLOW, NUM_RULES,
-) = range(76)  # fmt: skip
+    HEALERS_FOLLOW, START_BUG, NUM_RULES,
+) = range(77)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -356,6 +356,7 @@ def draw_rules(scenario: Scenario, options: Options) -> dict[int, int]:
         REFLECT_CHANCE: round(start.p * CHANCE_ONE)
         if isinstance(start, SurroundedAndReflect)
         else 0,
+        START_BUG: keeps(options.rules, "B30"),
         ALLY_X: to_fixed(ally_x),
         ALLY_Y: to_fixed(ally_y),
         ENEMY_X: to_fixed(enemy_x),

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from smacv2.battle import CHANCE_ONE, OUTCOME_RUNNING, SIGHT_MASKED
+from smacv2.engine.backend import EngineBackend
 from smacv2.engine.fixed import ONE
 from smacv2.engine.sandbox import Sandbox, Unit
+from smacv2.engine.tables import START_TICKS
 from smacv2.gymnasium_env import SMACv2VectorEnv
 from smacv2.rules_modes import DEFECTS, keeps
 from smacv2.scenario import load_scenario, parse_scenario
@@ -20,10 +22,10 @@ def scenario_with(base, **changes):
     return parse_scenario({**load_scenario(base).source, **changes}, name=base, file=base)
 
 
-def test_fixed_keeps_no_defect_and_upstream_keeps_all():
+def test_fixed_keeps_no_defect_and_the_other_modes_keep_those_of_their_time():
     assert not any(keeps("fixed", defect) for defect in DEFECTS)
-    assert all(keeps("upstream", defect) for defect in DEFECTS)
-    assert {defect for defect in DEFECTS if not keeps("paper", defect)} == {"B1"}
+    for mode, repaired in {"may_2022": {"B1"}, "paper": {"B1", "B30"}, "upstream": {"B30"}}.items():
+        assert {defect for defect in DEFECTS if not keeps(mode, defect)} == repaired
 
 
 # --- B1: erased rows ------------------------------------------------------------------------------
@@ -209,3 +211,52 @@ def test_b22_the_sparse_reward_is_divided_by_the_scale_of_the_shaped_one(rules, 
         actions = np.array([[STOP]], np.int32)
         box.backend.step(actions)
         assert box.backend.outputs.reward[0] == pytest.approx(sign * points)
+
+
+# --- B30: the surrounded start --------------------------------------------------------------------
+
+FIVE_MARINES = {
+    "kind": "fixed",
+    "unit_types": ["marine"],
+    "items": [{"ally": ["marine"] * 5, "enemy": ["marine"] * 5}],
+}
+CORNER = [(0.375, 0.375), (1.25, 0.375)]
+"""Two marines (radius 0.375) ask for (0, 0). The first is clamped into the map; the second gets the
+nearest lattice point that keeps 0.75 cells from the first, (1.25, 0), and its y is clamped."""
+
+OVERWRITTEN = {"dddcc": "ccdaa", "bbbbc": "cbbba", "bbbcc": "ccbaa", "cddab": "bdaaa"}
+"""Quadrants of five enemies by hand, without and with the defect; "a" is the south-west one."""
+
+
+def enemy_starts(rules, num_envs=320):
+    """Return where five enemy marines are put: cells ``(num_envs, 5, 2)``."""
+    start = {"kind": "surrounded"}
+    scenario = scenario_with("terran_5_vs_5", team=FIVE_MARINES, start_positions=start)
+    backend = EngineBackend(scenario, scenario.options.replace(rules=rules), num_envs)
+    backend.tables.rules[START_TICKS] = 0
+    backend.reset(np.ones(num_envs, np.bool_), np.arange(num_envs, dtype=np.uint64))
+    return np.stack([backend.state.x[:, 5:], backend.state.y[:, 5:]], axis=-1) / ONE
+
+
+def quadrants(points):
+    """Return the letter of each point's quadrant of the 32 x 32 map, as one word."""
+    return "".join("abcd"[int(x > 16) + 2 * int(y > 16)] for x, y in points)
+
+
+def test_b30_each_group_overwrites_the_first_enemies_and_the_rest_ask_for_the_corner():
+    words = set()
+    for fixed, defective in zip(enemy_starts("fixed"), enemy_starts("may_2022"), strict=True):
+        word = quadrants(fixed)
+        words.add(word)
+        if word in OVERWRITTEN:
+            assert quadrants(defective) == OVERWRITTEN[word]
+        if word == "dddcc":
+            assert [tuple(point) for point in defective[3:]] == CORNER
+        if len(set(word)) == 1:  # a lone group overwrites nobody
+            assert np.array_equal(fixed, defective)
+    assert words >= OVERWRITTEN.keys()
+
+
+@pytest.mark.parametrize("rules", ["paper", "upstream"])
+def test_b30_is_repaired_in_later_modes(rules):
+    assert np.array_equal(enemy_starts(rules), enemy_starts("fixed"))

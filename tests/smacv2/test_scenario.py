@@ -440,7 +440,7 @@ def test_an_unknown_scenario_is_answered_with_the_nearest_name(given_name, messa
         ),
         (
             small(options={"rules": "papre"}),
-            "mine.toml: options.rules must be one of fixed, paper, upstream, "
+            "mine.toml: options.rules must be one of fixed, may_2022, paper, upstream, "
             'not "papre"; did you mean "paper"?',
         ),
         (
@@ -545,7 +545,10 @@ def test_replacing_an_option_leaves_the_others_and_the_original():
             {"reward_scale_rate": 0},
             "options: reward_scale_rate must be above 0 and at most 100000, not 0",
         ),
-        ({"rules": "strict"}, 'options: rules must be one of fixed, paper, upstream, not "strict"'),
+        (
+            {"rules": "strict"},
+            'options: rules must be one of fixed, may_2022, paper, upstream, not "strict"',
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(changes, message):
