@@ -8,7 +8,7 @@ Kernels are compiled for one scenario with its options, by NVRTC, and stored on 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,6 @@ def lanes_of(num_units: int) -> int:
 
 def fitting(sizes: Sizes, kernel: Kernel) -> Kernel:
     """Return a kernel with as many warps as its shared memory allows, at most those it has."""
-    from dataclasses import replace
-
     while sizes.shared_bytes(kernel) * kernel.blocks > SHARED_LIMIT and kernel.warps > 1:
         kernel = replace(kernel, warps=kernel.warps - 1)
     return replace(kernel, battles_per_block=kernel.battles_per_warp * kernel.warps)
@@ -196,32 +194,35 @@ class Launcher:
 
     def __init__(self, kernel: Kernel, sizes: Sizes, num_battles: int):
         from cuda.bindings import driver
-        from cuda.core import Device, LaunchConfig, ObjectCode
+        from cuda.core import Device, ObjectCode
 
         device = Device()
         device.set_current()
         major, minor = device.compute_capability
-        code = compile_kernel(kernel, sizes, f"sm_{major}{minor}")
-        self._kernel = ObjectCode.from_cubin(code).get_kernel("run")
-        shared = sizes.shared_bytes(kernel)
+        self._code = ObjectCode.from_cubin(compile_kernel(kernel, sizes, f"sm_{major}{minor}"))
+        self._function = driver.CUfunction(int(self._code.get_kernel("run").handle))
+        self._launch = driver.cuLaunchKernel
+        self._grid = -(-num_battles // kernel.battles_per_block)
+        self._block = WARP * kernel.warps
+        self._shared = sizes.shared_bytes(kernel)
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        (error,) = driver.cuKernelSetAttribute(
-            attribute, shared, self._kernel.handle, driver.CUdevice(device.device_id)
-        )
-        if error != driver.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"cannot reserve {shared} bytes of shared memory: {error}")
-        self._config = LaunchConfig(
-            grid=-(-num_battles // kernel.battles_per_block),
-            block=WARP * kernel.warps,
-            shmem_size=shared,
-        )
-        self.registers = self._kernel.attributes.num_regs
+        _check(*driver.cuFuncSetAttribute(self._function, attribute, self._shared))
 
     def __call__(self, stream: Any, arguments: np.ndarray) -> None:
         """Start the kernel on a stream of PyTorch, with the bytes of ``struct Arrays``."""
-        from cuda.core import Stream, launch
+        addresses = np.array([arguments.ctypes.data], np.uint64)
+        _check(
+            *self._launch(
+                self._function, self._grid, 1, 1, self._block, 1, 1, self._shared,
+                stream.cuda_stream, addresses.ctypes.data, 0,
+            )
+        )  # fmt: skip
 
-        launch(Stream.from_handle(stream.cuda_stream), self._config, self._kernel, arguments)
+
+def _check(error: Any) -> None:
+    """Raise an error unless a call of the CUDA driver has succeeded."""
+    if int(error) != 0:
+        raise RuntimeError(f"CUDA: {error.name}")
 
 
 # --- The driver ---
