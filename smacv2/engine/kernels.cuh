@@ -70,14 +70,14 @@ struct Arrays {
     const int8* pathing;
     int64 num_battles;
 
-    DEVICE int32* units_of(std::ptrdiff_t b) const { return units + b * UNIT_ROWS * NUM_UNITS; }
-    DEVICE int32* world_of(std::ptrdiff_t b) const { return worlds + b * WORLD_SIZE; }
-    DEVICE Sights sights_of(std::ptrdiff_t b) const {
+    DEVICE int32* units_of(int64 b) const { return units + b * UNIT_ROWS * NUM_UNITS; }
+    DEVICE int32* world_of(int64 b) const { return worlds + b * WORLD_SIZE; }
+    DEVICE Sights sights_of(int64 b) const {
         return {sights + b * NUM_AGENTS * NUM_ENEMIES};
     }
-    DEVICE Mask mask_of(std::ptrdiff_t b) const { return {mask + b * NUM_AGENTS * NUM_ACTIONS}; }
-    DEVICE Obs obs_of(std::ptrdiff_t b) const { return {obs + b * NUM_AGENTS * OBS_SIZE}; }
-    DEVICE View1<float> state_of(std::ptrdiff_t b) const {
+    DEVICE Mask mask_of(int64 b) const { return {mask + b * NUM_AGENTS * NUM_ACTIONS}; }
+    DEVICE Obs obs_of(int64 b) const { return {obs + b * NUM_AGENTS * OBS_SIZE}; }
+    DEVICE View1<float> state_of(int64 b) const {
         return {state + b * STATE_SIZE, STATE_SIZE};
     }
 };
@@ -159,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
     const Kinds kinds = copy_kinds(arrays);
     seat.copy<true>(arrays);
     __syncthreads();
-    const std::ptrdiff_t b = seat.plays() ? seat.battle : 0;
+    const int64 b = seat.plays() ? seat.battle : 0;
     const double reward = play_step(
         seat.units(arrays), seat.world(), kinds, Rules{}, Cone{arrays.cone}, arrays.mask_of(b),
         Actions{arrays.actions + b * NUM_AGENTS, NUM_AGENTS}, seat.lane, LANES);
@@ -191,7 +191,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays arrays) {
     Shared& shared = shared_memory();
     const Kinds kinds = copy_kinds(arrays);
-    const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(blockIdx.x) * BATTLES;
+    const int64 first = static_cast<int64>(blockIdx.x) * BATTLES;
     const int32 battles = smaller<int64>(BATTLES, arrays.num_battles - first);
     for (int32 k = threadIdx.x; k < battles * HOT_SIZE; k += THREADS) {
         const int32 place = k / HOT_SIZE, at = k % HOT_SIZE;
@@ -205,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
     constexpr int32 ENTRIES = NUM_AGENTS * NUM_ACTIONS;
     for (int32 k = threadIdx.x; k < battles * ENTRIES; k += THREADS) {
         const int32 place = k / ENTRIES, entry = k % ENTRIES;
-        const std::ptrdiff_t b = first + place;
+        const int64 b = first + place;
         if (arrays.commands[b] == LEAVE_COMMAND) continue;
         const Units unit{shared.hot + place * HOT_STRIDE, arrays.units_of(b)};
         arrays.mask[b * ENTRIES + entry] = is_available(
@@ -216,7 +216,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
     const int32 items = count_items(Rules{});
     for (int32 k = threadIdx.x; k < battles * items; k += THREADS) {
         const int32 place = k / items;
-        const std::ptrdiff_t b = first + place;
+        const int64 b = first + place;
         if (arrays.commands[b] == LEAVE_COMMAND) continue;
         const Units unit{shared.hot + place * HOT_STRIDE, arrays.units_of(b)};
         const View1<int32> world{shared.worlds + place * WORLD_STRIDE, WORLD_SIZE};
@@ -233,7 +233,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays arrays) {
     const Kinds kinds = copy_kinds(arrays);
     __syncthreads();
-    const std::ptrdiff_t b = static_cast<std::ptrdiff_t>(blockIdx.x) * THREADS + threadIdx.x;
+    const int64 b = static_cast<int64>(blockIdx.x) * THREADS + threadIdx.x;
     if (b >= arrays.num_battles || arrays.commands[b] == LEAVE_COMMAND) return;
     show(
         Table<int32, UNIT_ROWS, NUM_UNITS>{arrays.units_of(b)},
