@@ -193,36 +193,41 @@ class Launcher:
     """
 
     def __init__(self, kernel: Kernel, sizes: Sizes, num_battles: int):
+        import torch
         from cuda.bindings import driver
-        from cuda.core import Device, ObjectCode
 
-        device = Device()
-        device.set_current()
-        major, minor = device.compute_capability
-        self._code = ObjectCode.from_cubin(compile_kernel(kernel, sizes, f"sm_{major}{minor}"))
-        self._function = driver.CUfunction(int(self._code.get_kernel("run").handle))
+        major, minor = torch.cuda.get_device_capability()
+        code = compile_kernel(kernel, sizes, f"sm_{major}{minor}")
+        self._module = _result(driver.cuModuleLoadData(code))
+        self._function = _result(driver.cuModuleGetFunction(self._module, b"run"))
         self._launch = driver.cuLaunchKernel
         self._grid = -(-num_battles // kernel.battles_per_block)
         self._block = WARP * kernel.warps
         self._shared = sizes.shared_bytes(kernel)
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _check(*driver.cuFuncSetAttribute(self._function, attribute, self._shared))
+        _result(driver.cuFuncSetAttribute(self._function, attribute, self._shared))
 
     def __call__(self, stream: Any, arguments: np.ndarray) -> None:
         """Start the kernel on a stream of PyTorch, with the bytes of ``struct Arrays``."""
         addresses = np.array([arguments.ctypes.data], np.uint64)
-        _check(
-            *self._launch(
+        _result(
+            self._launch(
                 self._function, self._grid, 1, 1, self._block, 1, 1, self._shared,
                 stream.cuda_stream, addresses.ctypes.data, 0,
             )
         )  # fmt: skip
 
 
-def _check(error: Any) -> None:
-    """Raise an error unless a call of the CUDA driver has succeeded."""
+def _result(returned: Any) -> Any:
+    """Return what a call of the CUDA driver gave beside its error code.
+
+    Raises:
+        RuntimeError: The call has failed.
+    """
+    error, *values = returned
     if int(error) != 0:
         raise RuntimeError(f"CUDA: {error.name}")
+    return values[0] if values else None
 
 
 # --- The driver ---
