@@ -26,6 +26,7 @@ UNIT_FIELDS = {
     "unit_type": "index into units.toml (alphabetical)",
     "passive": "1: acquires no targets and does not retaliate (agents), 0: a standard type",
     "radius": "fixed cells, for ranges and splash; NOT_THERE when dead",
+    "collision": "fixed cells, for collisions; NOT_THERE when dead",
     "x": "fixed cells, east",
     "y": "fixed cells, north",
     "face_x": "fixed, x of the unit vector the unit faces",
@@ -38,33 +39,33 @@ UNIT_FIELDS = {
     "blocked": "ticks left of walking around others, reset when collisions take most of a move",
     "stance": "STANCE bits at the end of the last tick, for others to read while the unit acts",
     "health": "fixed hit points; 0 when dead",
-    "shield": "fixed hit points",
-    "energy": "fixed energy",
-    "damaged_at": "tick of the last damage taken",
-    "helped_at": "tick of the last call for help",
-    "order": "ORDER_IDLE, _MOVE, _ATTACK, _ACQUIRED (by scanning), _RETALIATE (being hit), _HEAL "
-    "or _FOLLOW",
+    "order": "ORDER_IDLE, _MOVE, _ATTACK, _ACQUIRED (by scanning), _RETALIATE (being hit), "
+    "_HEAL or _FOLLOW",
     "order_target": "unit index, or -1",
     "order_x": "fixed cells, destination of a move",
     "order_y": "fixed cells, destination of a move",
     "cooldown": "fixed ticks until the weapon is ready, 0 when ready",
     "phase": "PHASE_READY, PHASE_WINDUP or PHASE_CHANNEL",
-    "phase_ticks": "fixed ticks of wind-up left",
     "backswing": "fixed ticks left of the pause after a shot",
+    "swing_ticks": "fixed ticks until the second hit of a swing, 0 without one",
+    "missile_target": "unit index that this unit's missile follows, or -1",
+    "beam_target": "unit index of the main target of a running beam volley, or -1",
+    "patient": "unit index that this medivac had orders to heal at the end of the last tick, or -1",
+    "event": "EVENT bits: what this unit lands in this tick, in random order among the units",
+    "turn": "units in random order (a scratch list)",
+    "shield": "fixed hit points",
+    "energy": "fixed energy",
+    "damaged_at": "tick of the last damage taken",
+    "helped_at": "tick of the last call for help",
+    "phase_ticks": "fixed ticks of wind-up left",
     "weapon": "index of the weapon being wound up",
     "swing_target": "unit index of the target of a swing's second hit, or -1",
-    "swing_ticks": "fixed ticks until that hit",
-    "missile_target": "unit index that this unit's missile follows, or -1",
     "missile_x": "fixed cells",
     "missile_y": "fixed cells",
     "missile_weapon": "index of the weapon that launched it",
-    "beam_target": "unit index of the main target of a running beam volley, or -1",
     "beam_tick": "ticks since the volley was fired",
     "burst": "1: a death burst of this unit waits to be resolved; 2: it has been resolved",
-    "patient": "unit index that this medivac had orders to heal at the end of the last tick, or -1",
     "healed_at": "tick in which a medivac last healed this unit",
-    "event": "EVENT bits: what this unit lands in this tick, in random order among the units",
-    "turn": "units in random order (a scratch list)",
     "attack_chance": "probability that an attack order is sent, times CHANCE_ONE",
     "health_level": "fraction of full health below which the unit dies, times CHANCE_ONE",
     "last_action": "the agent's last action",
@@ -76,16 +77,16 @@ UNIT_FIELDS = {
 """Rows of the ``units`` block in order, with units of measure; beam rows follow (``unit_rows``)."""
 
 (
-    UNIT_TYPE, PASSIVE, RADIUS, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X, PUSH_Y,
-    STEER, BLOCKED, STANCE, HEALTH, SHIELD, ENERGY, DAMAGED_AT, HELPED_AT, ORDER, ORDER_TARGET,
-    ORDER_X, ORDER_Y, COOLDOWN, PHASE, PHASE_TICKS, BACKSWING, WEAPON, SWING_TARGET, SWING_TICKS,
-    MISSILE_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON, BEAM_TARGET, BEAM_TICK, BURST, PATIENT,
-    HEALED_AT, EVENT, TURN,
-    ATTACK_CHANCE, HEALTH_LEVEL, LAST_ACTION, LOOKING, SEEN_HEALTH, SEEN_SHIELD, SPOTTER,
+    UNIT_TYPE, PASSIVE, RADIUS, COLLISION, X, Y, FACE_X, FACE_Y, VELOCITY_X, VELOCITY_Y, PUSH_X,
+    PUSH_Y, STEER, BLOCKED, STANCE, HEALTH, ORDER, ORDER_TARGET, ORDER_X, ORDER_Y, COOLDOWN, PHASE,
+    BACKSWING, SWING_TICKS, MISSILE_TARGET, BEAM_TARGET, PATIENT, EVENT, TURN, SHIELD, ENERGY,
+    DAMAGED_AT, HELPED_AT, PHASE_TICKS, WEAPON, SWING_TARGET, MISSILE_X, MISSILE_Y, MISSILE_WEAPON,
+    BEAM_TICK, BURST, HEALED_AT, ATTACK_CHANCE, HEALTH_LEVEL, LAST_ACTION, LOOKING, SEEN_HEALTH,
+    SEEN_SHIELD, SPOTTER,
 ) = range(len(UNIT_FIELDS))  # fmt: skip
 
-HOT_ROWS = ATTACK_CHANCE
-"""Rows before this one are read and written in every tick; a GPU keeps them in shared memory."""
+HOT_ROWS = SHIELD
+"""Rows before this one are used by most units in every tick; a GPU keeps them in shared memory."""
 
 BEAM_TOUCHED = len(UNIT_FIELDS)
 """First of the beam rows, whose bits are units of the other side, one or more words per beam.

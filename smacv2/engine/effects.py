@@ -10,6 +10,7 @@ from smacv2.battle import (
     BEAM_TOUCHED,
     BURST,
     BURSTS,
+    COLLISION,
     DAMAGED_AT,
     ENERGY,
     EVENT,
@@ -166,6 +167,7 @@ def die(unit, world, kinds, i):
     """Kill a unit; a type that bursts on death bursts once (mechanics 9.2)."""
     unit[HEALTH, i] = 0
     unit[RADIUS, i] = NOT_THERE
+    unit[COLLISION, i] = NOT_THERE
     unit[VELOCITY_X, i] = 0
     unit[VELOCITY_Y, i] = 0
     unit[BEAM_TARGET, i] = -1

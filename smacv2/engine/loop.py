@@ -20,7 +20,7 @@ from smacv2.battle import (
     OVER,
     SEEN_HEALTH,
     STEP,
-    SWING_TARGET,
+    SWING_TICKS,
     TICK,
     TURN,
     UNIT_TYPE,
@@ -168,7 +168,7 @@ def update(unit, world, kinds, rules, tick, i):
     event = 0
     if unit[MISSILE_TARGET, i] >= 0:
         event |= advance_missile(unit, kinds, i)
-    if unit[SWING_TARGET, i] >= 0:
+    if unit[SWING_TICKS, i] > 0:
         event |= advance_swing(unit, i)
     if rules[HAS_BEAMS]:
         event |= advance_beams(unit, kinds, rules, tick, i)

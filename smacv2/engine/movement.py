@@ -4,6 +4,7 @@ from numba import int32
 
 from smacv2.battle import (
     BLOCKED,
+    COLLISION,
     FACE_X,
     FACE_Y,
     HEALTH,
@@ -162,31 +163,33 @@ def find_blocker(unit, kinds, rules, i, dx, dy):
     Friends give way unless they held their ground or were blocked themselves in the last tick.
     """
     blocker = -1
-    worst = int(0)
+    most_ahead, its_distance = int(0), 1
     for j in range(unit.shape[1]):
-        if j == i or j == unit[ORDER_TARGET, i] or unit[HEALTH, j] <= 0:
-            continue
         to_x = unit[X, j] - unit[X, i]
         to_y = unit[Y, j] - unit[Y, i]
-        reach = contact(unit, kinds, i, j) + STEER_MARGIN
-        if abs(to_x) >= reach or abs(to_y) >= reach or not shares_layer(unit, kinds, i, j):
-            continue
-        ahead = dot(dx, dy, to_x, to_y)
-        if ahead <= 0 or squared(to_x, to_y) >= square(reach):
+        reach = contact(unit, i, j) + STEER_MARGIN
+        if abs(to_x) >= reach or abs(to_y) >= reach or j == i or j == unit[ORDER_TARGET, i]:
             continue
         if same_side(rules, i, j) and unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED) == 0:
             continue
-        ahead //= max(length(to_x, to_y), 1)
-        if ahead > worst:
-            worst = ahead
+        ahead = dot(dx, dy, to_x, to_y)
+        if (
+            ahead <= 0
+            or squared(to_x, to_y) >= square(reach)
+            or not shares_layer(unit, kinds, i, j)
+        ):
+            continue
+        distance = length(to_x, to_y)
+        if ahead * its_distance > most_ahead * distance:
+            most_ahead, its_distance = ahead, distance
             blocker = j
     return blocker
 
 
 @inline_rule
-def contact(unit, kinds, i, j):
-    """Return the centre distance at which two units touch while they move."""
-    return kinds[unit[UNIT_TYPE, i], K_COLLISION] + kinds[unit[UNIT_TYPE, j], K_COLLISION]
+def contact(unit, i, j):
+    """Return the centre distance at which two living units touch while they move."""
+    return unit[COLLISION, i] + unit[COLLISION, j]
 
 
 @inline_rule
@@ -226,7 +229,7 @@ def add_up_pushes(unit, kinds, rules, relaxing, i):
     """
     push_x, push_y = 0, 0
     if unit[HEALTH, i] > 0:
-        others = count_near(unit, relaxing or moving(unit, i), i)
+        others = count_touching(unit, relaxing, i)
         if others > 0:
             push_x, push_y = sum_of_pushes(unit, kinds, rules, relaxing, others, i)
     unit[PUSH_X, i] = push_x
@@ -234,46 +237,51 @@ def add_up_pushes(unit, kinds, rules, relaxing, i):
 
 
 @inline_rule
-def count_near(unit, any_kind, i):
-    """Return the number of others whose bounding squares overlap those of the living unit i.
+def count_touching(unit, relaxing, i):
+    """Return the number of units that may push the living unit i.
 
-    Unless ``any_kind`` is set, only units that move count, and unit i must not. No branches and
-    nothing wider than 32 bits, so that the compiler compares many at a time.
+    In a tick of relaxing these are all within full radii, else those within collision radii of
+    which one moves. There are no branches, so that the compiler compares many at a time.
     """
-    x, y, radius = unit[X, i], unit[Y, i], unit[RADIUS, i]
     count = 0
-    if any_kind:
+    if relaxing:
         for j in range(unit.shape[1]):
-            count += overlaps(unit, x, y, radius, j)
-        return count - 1  # a unit overlaps itself
+            count += touches(unit, RADIUS, i, j)
+        return count - 1  # a unit touches itself
+    if moving(unit, i):
+        for j in range(unit.shape[1]):
+            count += touches(unit, COLLISION, i, j)
+        return count - 1
     for j in range(unit.shape[1]):
         moves = int32(unit[VELOCITY_X, j] | unit[VELOCITY_Y, j]) != 0
-        count += overlaps(unit, x, y, radius, j) & moves
+        count += touches(unit, COLLISION, i, j) & moves
     return count
 
 
 @inline_rule
-def overlaps(unit, x, y, radius, j):
-    """Return whether the bounding square of unit j overlaps that of a circle at (x, y)."""
-    reach = int32(radius + unit[RADIUS, j])
-    dx = int32(abs(int32(unit[X, j] - x)))
-    dy = int32(abs(int32(unit[Y, j] - y)))
-    return (dx < reach) & (dy < reach)
+def touches(unit, row, i, j):
+    """Return whether two units are nearer than the sum of their radii in ``row``.
+
+    Distances are cut off at that sum, so that squares need no more than 32 bits.
+    """
+    reach = max(int32(unit[row, i] + unit[row, j]), 0)
+    dx = min(int32(abs(int32(unit[X, j] - unit[X, i]))), reach)
+    dy = min(int32(abs(int32(unit[Y, j] - unit[Y, i]))), reach)
+    return int32(int32(dx * dx) + int32(dy * dy)) < int32(reach * reach)
 
 
 @rule
 def sum_of_pushes(unit, kinds, rules, relaxing, others, i):
-    """Return the sum (x, y) of the corrections by ``others``, as counted by ``count_near``."""
+    """Return the sum (x, y) of the corrections by ``others``, as counted by ``count_touching``."""
     push_x, push_y = 0, 0
-    any_kind = relaxing or moving(unit, i)
+    row = RADIUS if relaxing else COLLISION
     for j in range(unit.shape[1]):
-        reach = unit[RADIUS, i] + unit[RADIUS, j]
-        if abs(unit[X, j] - unit[X, i]) >= reach or abs(unit[Y, j] - unit[Y, i]) >= reach:
+        if i == j or not touches(unit, row, i, j):
             continue
-        if i == j or not (any_kind or moving(unit, j)):
+        if not relaxing and not moving(unit, i) and not moving(unit, j):
             continue
         if shares_layer(unit, kinds, i, j):
-            away_x, away_y = push_by(unit, kinds, rules, i, j)
+            away_x, away_y = push_by(unit, rules, i, j)
             push_x += away_x
             push_y += away_y
         others -= 1
@@ -283,14 +291,14 @@ def sum_of_pushes(unit, kinds, rules, relaxing, others, i):
 
 
 @rule
-def push_by(unit, kinds, rules, i, j):
+def push_by(unit, rules, i, j):
     """Return unit i's part (x, y) of the correction that separates it from unit j.
 
     Moving units keep their collision radii apart; idle friends drift apart to their full radii.
     """
     friends = same_side(rules, i, j)
     moves_i, moves_j = moving(unit, i), moving(unit, j)
-    reach = contact(unit, kinds, i, j)
+    reach = contact(unit, i, j)
     limit = reach
     if not moves_i and not moves_j:
         if not friends or unit[ORDER, i] != ORDER_IDLE or unit[ORDER, j] != ORDER_IDLE:

@@ -123,6 +123,7 @@ class Sandbox:
             "face_x": facing[0] / size,
             "face_y": facing[1] / size,
             "radius": kind.radius,
+            "collision": kind.collision_radius,
             "health": kind.health_max if unit.health is None else unit.health,
             "shield": kind.shield_max if unit.shield is None else unit.shield,
             "energy": kind.energy_start if unit.energy is None else unit.energy,

@@ -12,6 +12,7 @@ from smacv2.battle import (
     BEAM_TARGET,
     BURSTS,
     CHANCE_ONE,
+    COLLISION,
     DAMAGED_AT,
     DEAD_ALLIES,
     DEAD_ENEMIES,
@@ -155,6 +156,7 @@ def equip(unit, kinds, rules, i):
     kind = unit[UNIT_TYPE, i]
     unit[PASSIVE, i] = i < rules[NUM_AGENTS]
     unit[RADIUS, i] = kinds[kind, K_RADIUS]
+    unit[COLLISION, i] = kinds[kind, K_COLLISION]
     unit[HEALTH, i] = kinds[kind, K_HEALTH]
     unit[SHIELD, i] = kinds[kind, K_SHIELD]
     unit[ENERGY, i] = kinds[kind, K_START_ENERGY]
