@@ -49,16 +49,21 @@ class Kernel:
     """A kernel to compile, and how it divides its threads among battles."""
 
     name: str
+    """Of the section of ``kernels.cuh``."""
     rules: tuple[Rule, ...]
-    lanes: int
-    battles_per_warp: int
+    """What the section calls."""
+    battles: int
+    """Battles of a block."""
     warps: int
+    """Warps of a block."""
+    lanes: int = 1
+    """Threads of a battle."""
     blocks: int = 1
     """Blocks that a multiprocessor should hold at once."""
+    hot_rows: int = battle.BEAM_TOUCHED
+    """Rows of a battle's units in shared memory."""
     meet: str = "__syncthreads()"
     """The barrier between two phases."""
-    battles_per_block: int = 0
-    """Battles that a block works on."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Sizes:
         }  # fmt: skip
         types = {name: Array(BATTLE[name].element, shape) for name, shape in shapes.items()}
         numbers = {
-            "NUM_UNITS": num_units, "UNIT_ROWS": unit_rows, "HOT_ROWS": battle.HOT_ROWS,
+            "NUM_UNITS": num_units, "UNIT_ROWS": unit_rows,
             "NUM_AGENTS": num_agents, "NUM_ENEMIES": num_units - num_agents,
             "NUM_ACTIONS": num_actions, "WORLD_SIZE": state.world.shape[1],
             "OBS_SIZE": outputs.obs.shape[2], "STATE_SIZE": outputs.state.shape[1],
@@ -100,11 +105,12 @@ class Sizes:
     def shared_bytes(self, kernel: Kernel) -> int:
         """Return the shared memory of a block: ``sizeof(Shared)`` of ``kernels.cuh``."""
         numbers = self.numbers
-        hot = numbers["HOT_ROWS"] * numbers["NUM_UNITS"]
+        hot = kernel.hot_rows * numbers["NUM_UNITS"]
         hot += (kernel.lanes - hot) % WARP
-        world = numbers["WORLD_SIZE"] | 1
-        kinds = numbers["KIND_ROWS"] * numbers["KIND_SIZE"]
-        return 4 * (kinds + kernel.battles_per_warp * kernel.warps * (hot + world))
+        words = hot + (numbers["WORLD_SIZE"] | 1)
+        if kernel.name == "SHOW":
+            words += numbers["NUM_AGENTS"] * numbers["OBS_SIZE"] + numbers["STATE_SIZE"]
+        return 4 * (numbers["KIND_ROWS"] * numbers["KIND_SIZE"] + kernel.battles * words)
 
 
 # --- Kernels ---
@@ -113,24 +119,33 @@ class Sizes:
 def play_kernel(sizes: Sizes) -> Kernel:
     """Return the kernel that steps battles; all battles of a block pass the phases together."""
     lanes = lanes_of(sizes.numbers["NUM_UNITS"])
-    return fitting(
-        sizes, Kernel("PLAY", (loop.play_step,), lanes, WARP // lanes, warps=11, blocks=2)
-    )
+    kernel = Kernel(
+        "PLAY", (loop.play_step,), battles=0, warps=7, lanes=lanes, blocks=3,
+        hot_rows=battle.HOT_ROWS,
+    )  # fmt: skip
+    while True:
+        kernel = replace(kernel, battles=kernel.warps * (WARP // lanes))
+        if sizes.shared_bytes(kernel) * kernel.blocks <= SHARED_LIMIT or kernel.warps == 1:
+            return kernel
+        kernel = replace(kernel, warps=kernel.warps - 1)
 
 
 def reset_kernel(sizes: Sizes) -> Kernel:
     """Return the kernel that starts episodes; a warp per battle, as finished ones are few."""
     lanes = min(sizes.numbers["NUM_UNITS"], WARP)
     meet = f"__syncwarp({hex(2**lanes - 1)}u)"
-    return fitting(sizes, Kernel("RESET", (loop.start_episode,), lanes, 1, warps=4, meet=meet))
+    return Kernel("RESET", (loop.start_episode,), battles=4, warps=4, lanes=lanes, meet=meet)
 
 
 def show_kernel(sizes: Sizes, rules: np.ndarray) -> Kernel:
     """Return the kernel that writes masks, observations and the state."""
     if rules[SHARE_SIGHTS] or rules[OBS_AS_STATE]:
-        return Kernel("SHOW_IN_TURN", (loop.show,), 1, 1, warps=4, battles_per_block=128)
-    rules_of_items = (orders.is_available, observe.count_items, observe.write_item)
-    return fitting(sizes, Kernel("SHOW", rules_of_items, 1, 1, warps=8, blocks=2))
+        return Kernel("SHOW_IN_TURN", (loop.show,), battles=WARP, warps=1)
+    parts = (orders.is_available, observe.count_items, observe.write_item)
+    kernel = Kernel("SHOW", parts, battles=8, warps=8, blocks=3)
+    while sizes.shared_bytes(kernel) * kernel.blocks > SHARED_LIMIT and kernel.battles > 1:
+        kernel = replace(kernel, battles=kernel.battles - 1)
+    return kernel
 
 
 def lanes_of(num_units: int) -> int:
@@ -139,19 +154,12 @@ def lanes_of(num_units: int) -> int:
     return min(range(least, least + 2), key=lambda lanes: -(-num_units // lanes) * lanes)
 
 
-def fitting(sizes: Sizes, kernel: Kernel) -> Kernel:
-    """Return a kernel with as many warps as its shared memory allows, at most those it has."""
-    while sizes.shared_bytes(kernel) * kernel.blocks > SHARED_LIMIT and kernel.warps > 1:
-        kernel = replace(kernel, warps=kernel.warps - 1)
-    return replace(kernel, battles_per_block=kernel.battles_per_warp * kernel.warps)
-
-
 def source_of(kernel: Kernel, sizes: Sizes) -> str:
     """Return the CUDA C++ of a kernel."""
     numbers = {
-        **sizes.numbers, "LANES": kernel.lanes, "BATTLES_PER_WARP": kernel.battles_per_warp,
-        "WARPS": kernel.warps, "BLOCKS": kernel.blocks,
-        "SHARED_BYTES": sizes.shared_bytes(kernel), f"KERNEL_{kernel.name}": 1,
+        **sizes.numbers, "LANES": kernel.lanes, "WARPS": kernel.warps, "BLOCKS": kernel.blocks,
+        "BATTLES": kernel.battles, "BATTLES_PER_WARP": max(kernel.battles // kernel.warps, 1),
+        "HOT_ROWS": kernel.hot_rows, "SHARED_BYTES": sizes.shared_bytes(kernel), f"KERNEL_{kernel.name}": 1,
     }  # fmt: skip
     macros = {"MEET()": kernel.meet, "RULE": "__device__ __forceinline__", **numbers}
     rules = translate(kernel.rules, sizes.types)
@@ -201,7 +209,7 @@ class Launcher:
         self._module = _result(driver.cuModuleLoadData(code))
         self._function = _result(driver.cuModuleGetFunction(self._module, b"run"))
         self._launch = driver.cuLaunchKernel
-        self._grid = -(-num_battles // kernel.battles_per_block)
+        self._grid = -(-num_battles // kernel.battles)
         self._block = WARP * kernel.warps
         self._shared = sizes.shared_bytes(kernel)
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

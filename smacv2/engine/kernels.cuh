@@ -2,7 +2,7 @@
 //
 // Defined before this file is compiled: the sizes of the scenario (NUM_AGENTS to STATE_SIZE), the
 // rows of a battle's blocks (UNIT_ROWS, HOT_ROWS, WORLD_SIZE, ...), how a kernel divides its
-// threads (LANES, BATTLES_PER_WARP, WARPS), and KERNEL: which one of the kernels to compile.
+// threads (LANES, BATTLES_PER_WARP, WARPS, BATTLES), and KERNEL_...: the kernel to compile.
 //
 // A battle is played by LANES neighbouring threads of a warp. All battles of a block pass from one
 // phase to the next together (MEET), so that a block needs the machine code of one phase at a time.
@@ -30,7 +30,6 @@ template <class T, int32 ROWS, int32 COLUMNS> struct Table {
 };
 
 constexpr int32 THREADS = 32 * WARPS;
-constexpr int32 BATTLES = BATTLES_PER_WARP * WARPS;
 constexpr int32 HOT_SIZE = HOT_ROWS * NUM_UNITS;
 constexpr int32 WORLD_STRIDE = WORLD_SIZE | 1;
 
@@ -82,11 +81,15 @@ struct Arrays {
     }
 };
 
-// What a block keeps in shared memory.
+// What a block keeps in shared memory; views only where they are written row by row.
 struct Shared {
     int32 kinds[KIND_ROWS * KIND_SIZE];
     int32 worlds[BATTLES * WORLD_STRIDE];
     int32 hot[BATTLES * HOT_STRIDE];
+#ifdef KERNEL_SHOW
+    float obs[BATTLES * NUM_AGENTS * OBS_SIZE];
+    float state[BATTLES * STATE_SIZE];
+#endif
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "cuda.py reserves another size");
 
@@ -187,7 +190,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
 
 #elif defined(KERNEL_SHOW)
 
-// Show every battle that has a command: first the entries of masks, which observations repeat.
+// Show every battle: first the entries of masks, which observations repeat. Rows are collected in
+// shared memory, because a thread that wrote its row to global memory would write a few bytes here
+// and a few there.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays arrays) {
     Shared& shared = shared_memory();
     const Kinds kinds = copy_kinds(arrays);
@@ -198,17 +203,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
         shared.hot[place * HOT_STRIDE + at] = arrays.units_of(first + place)[at];
     }
     for (int32 k = threadIdx.x; k < battles * WORLD_SIZE; k += THREADS) {
-        shared.worlds[k / WORLD_SIZE * WORLD_STRIDE + k % WORLD_SIZE] =
-            arrays.world_of(first)[k];
+        shared.worlds[k / WORLD_SIZE * WORLD_STRIDE + k % WORLD_SIZE] = arrays.world_of(first)[k];
     }
     __syncthreads();
     constexpr int32 ENTRIES = NUM_AGENTS * NUM_ACTIONS;
     for (int32 k = threadIdx.x; k < battles * ENTRIES; k += THREADS) {
         const int32 place = k / ENTRIES, entry = k % ENTRIES;
-        const int64 b = first + place;
-        if (arrays.commands[b] == LEAVE_COMMAND) continue;
-        const Units unit{shared.hot + place * HOT_STRIDE, arrays.units_of(b)};
-        arrays.mask[b * ENTRIES + entry] = is_available(
+        const Units unit{shared.hot + place * HOT_STRIDE, arrays.units_of(first + place)};
+        arrays.mask[first * ENTRIES + k] = is_available(
             unit, kinds, Rules{}, Cone{arrays.cone}, Pathing{arrays.pathing}, entry / NUM_ACTIONS,
             entry % NUM_ACTIONS);
     }
@@ -217,14 +219,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
     for (int32 k = threadIdx.x; k < battles * items; k += THREADS) {
         const int32 place = k / items;
         const int64 b = first + place;
-        if (arrays.commands[b] == LEAVE_COMMAND) continue;
         const Units unit{shared.hot + place * HOT_STRIDE, arrays.units_of(b)};
         const View1<int32> world{shared.worlds + place * WORLD_STRIDE, WORLD_SIZE};
         write_item(
             unit, world, arrays.sights_of(b), kinds, Rules{}, Cone{arrays.cone},
-            Pathing{arrays.pathing}, arrays.mask_of(b), arrays.obs_of(b), arrays.state_of(b),
-            k % items);
+            Pathing{arrays.pathing}, arrays.mask_of(b),
+            Obs{shared.obs + place * NUM_AGENTS * OBS_SIZE},
+            View1<float>{shared.state + place * STATE_SIZE, STATE_SIZE}, k % items);
     }
+    __syncthreads();
+    constexpr int32 COLUMNS = NUM_AGENTS * OBS_SIZE;
+    float* const obs = arrays.obs + first * COLUMNS;
+    float* const state = arrays.state + first * STATE_SIZE;
+    for (int32 k = threadIdx.x; k < battles * COLUMNS; k += THREADS) obs[k] = shared.obs[k];
+    for (int32 k = threadIdx.x; k < battles * STATE_SIZE; k += THREADS) state[k] = shared.state[k];
 }
 
 #elif defined(KERNEL_SHOW_IN_TURN)
