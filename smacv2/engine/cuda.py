@@ -105,11 +105,11 @@ class Sizes:
     def shared_bytes(self, kernel: Kernel) -> int:
         """Return the shared memory of a block: ``sizeof(Shared)`` of ``kernels.cuh``."""
         numbers = self.numbers
-        hot = kernel.hot_rows * numbers["NUM_UNITS"]
-        hot += (kernel.lanes - hot) % WARP
-        words = hot + (numbers["WORLD_SIZE"] | 1)
         if kernel.name == "SHOW":
-            words += numbers["NUM_AGENTS"] * numbers["OBS_SIZE"] + numbers["STATE_SIZE"]
+            words = numbers["NUM_AGENTS"] * numbers["OBS_SIZE"] + numbers["STATE_SIZE"]
+        else:
+            words = kernel.hot_rows * numbers["NUM_UNITS"]
+            words += (kernel.lanes - words) % WARP + (numbers["WORLD_SIZE"] | 1)
         return 4 * (numbers["KIND_ROWS"] * numbers["KIND_SIZE"] + kernel.battles * words)
 
 
@@ -120,7 +120,7 @@ def play_kernel(sizes: Sizes) -> Kernel:
     """Return the kernel that steps battles; all battles of a block pass the phases together."""
     lanes = lanes_of(sizes.numbers["NUM_UNITS"])
     kernel = Kernel(
-        "PLAY", (loop.play_step,), battles=0, warps=7, lanes=lanes, blocks=3,
+        "PLAY", (loop.play_step,), battles=0, warps=14, lanes=lanes, blocks=2,
         hot_rows=battle.HOT_ROWS,
     )  # fmt: skip
     while True:
@@ -159,7 +159,8 @@ def source_of(kernel: Kernel, sizes: Sizes) -> str:
     numbers = {
         **sizes.numbers, "LANES": kernel.lanes, "WARPS": kernel.warps, "BLOCKS": kernel.blocks,
         "BATTLES": kernel.battles, "BATTLES_PER_WARP": max(kernel.battles // kernel.warps, 1),
-        "HOT_ROWS": kernel.hot_rows, "SHARED_BYTES": sizes.shared_bytes(kernel), f"KERNEL_{kernel.name}": 1,
+        "HOT_ROWS": kernel.hot_rows, "SHARED_BYTES": sizes.shared_bytes(kernel),
+        f"KERNEL_{kernel.name}": 1,
     }  # fmt: skip
     macros = {"MEET()": kernel.meet, "RULE": "__device__ __forceinline__", **numbers}
     rules = translate(kernel.rules, sizes.types)

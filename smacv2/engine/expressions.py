@@ -178,6 +178,7 @@ INTRINSICS = {
     "smacv2.engine.compile.meet": Intrinsic("MEET", (), "void", acts=True),
     "smacv2.engine.fixed.inverse": Intrinsic("inverse", ("int64",), "int64"),
     "smacv2.engine.fixed.isqrt": Intrinsic("isqrt", ("int64",), "int32"),
+    "smacv2.engine.fixed.lowest_bit": Intrinsic("lowest_bit", ("int32",), "int32"),
     "smacv2.engine.rng.multiply_words": Intrinsic(
         "multiply_words", ("int64", "int64"), Several(("int64", "int64"))
     ),

@@ -91,3 +91,13 @@ def scaled(component, wanted, inverse_distance):
     if product >= 0:
         return (product + half) >> INVERSE_SHIFT
     return -((half - product) >> INVERSE_SHIFT)
+
+
+@inline_rule
+def lowest_bit(bits):
+    """Return the index of the lowest bit that is set in a positive integer."""
+    index = 0
+    while bits & 1 == 0:
+        bits >>= 1
+        index += 1
+    return index

@@ -36,6 +36,7 @@ constexpr int32 WORLD_STRIDE = WORLD_SIZE | 1;
 // Distance between the hot rows of two battles: lanes of neighbouring battles use other banks.
 constexpr int32 HOT_STRIDE = HOT_SIZE + (LANES - HOT_SIZE % 32 + 32) % 32;
 
+using AllUnits = Table<int32, UNIT_ROWS, NUM_UNITS>;
 using Kinds = Table<int32, KIND_ROWS, KIND_SIZE>;
 using Sights = Table<int8, NUM_AGENTS, NUM_ENEMIES>;
 using Actions = View1<const int32>;
@@ -81,14 +82,15 @@ struct Arrays {
     }
 };
 
-// What a block keeps in shared memory; views only where they are written row by row.
+// What a block keeps in shared memory: battles that are played, or views of battles.
 struct Shared {
     int32 kinds[KIND_ROWS * KIND_SIZE];
-    int32 worlds[BATTLES * WORLD_STRIDE];
-    int32 hot[BATTLES * HOT_STRIDE];
-#ifdef KERNEL_SHOW
+#if defined(KERNEL_SHOW)
     float obs[BATTLES * NUM_AGENTS * OBS_SIZE];
     float state[BATTLES * STATE_SIZE];
+#else
+    int32 worlds[BATTLES * WORLD_STRIDE];
+    int32 hot[BATTLES * HOT_STRIDE];
 #endif
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "cuda.py reserves another size");
@@ -97,6 +99,8 @@ DEVICE Shared& shared_memory() {
     extern __shared__ int32 memory[];
     return *reinterpret_cast<Shared*>(memory);
 }
+
+#if defined(KERNEL_PLAY) || defined(KERNEL_RESET)
 
 // The battle and the lane that a thread works on.
 struct Seat {
@@ -143,6 +147,8 @@ struct Seat {
         arrays.terminated[battle] = world()(OVER) != 0 && !truncated;
     }
 };
+
+#endif
 
 DEVICE Kinds copy_kinds(const Arrays& arrays) {
     int32* const kinds = shared_memory().kinds;
@@ -198,33 +204,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
     const Kinds kinds = copy_kinds(arrays);
     const int64 first = static_cast<int64>(blockIdx.x) * BATTLES;
     const int32 battles = smaller<int64>(BATTLES, arrays.num_battles - first);
-    for (int32 k = threadIdx.x; k < battles * HOT_SIZE; k += THREADS) {
-        const int32 place = k / HOT_SIZE, at = k % HOT_SIZE;
-        shared.hot[place * HOT_STRIDE + at] = arrays.units_of(first + place)[at];
-    }
-    for (int32 k = threadIdx.x; k < battles * WORLD_SIZE; k += THREADS) {
-        shared.worlds[k / WORLD_SIZE * WORLD_STRIDE + k % WORLD_SIZE] = arrays.world_of(first)[k];
-    }
     __syncthreads();
     constexpr int32 ENTRIES = NUM_AGENTS * NUM_ACTIONS;
     for (int32 k = threadIdx.x; k < battles * ENTRIES; k += THREADS) {
-        const int32 place = k / ENTRIES, entry = k % ENTRIES;
-        const Units unit{shared.hot + place * HOT_STRIDE, arrays.units_of(first + place)};
+        const int32 entry = k % ENTRIES;
         arrays.mask[first * ENTRIES + k] = is_available(
-            unit, kinds, Rules{}, Cone{arrays.cone}, Pathing{arrays.pathing}, entry / NUM_ACTIONS,
-            entry % NUM_ACTIONS);
+            AllUnits{arrays.units_of(first + k / ENTRIES)}, kinds, Rules{}, Cone{arrays.cone},
+            Pathing{arrays.pathing}, entry / NUM_ACTIONS, entry % NUM_ACTIONS);
     }
     __syncthreads();
     const int32 items = count_items(Rules{});
     for (int32 k = threadIdx.x; k < battles * items; k += THREADS) {
         const int32 place = k / items;
         const int64 b = first + place;
-        const Units unit{shared.hot + place * HOT_STRIDE, arrays.units_of(b)};
-        const View1<int32> world{shared.worlds + place * WORLD_STRIDE, WORLD_SIZE};
         write_item(
-            unit, world, arrays.sights_of(b), kinds, Rules{}, Cone{arrays.cone},
-            Pathing{arrays.pathing}, arrays.mask_of(b),
-            Obs{shared.obs + place * NUM_AGENTS * OBS_SIZE},
+            AllUnits{arrays.units_of(b)}, View1<int32>{arrays.world_of(b), WORLD_SIZE},
+            arrays.sights_of(b), kinds, Rules{}, Cone{arrays.cone}, Pathing{arrays.pathing},
+            arrays.mask_of(b), Obs{shared.obs + place * NUM_AGENTS * OBS_SIZE},
             View1<float>{shared.state + place * STATE_SIZE, STATE_SIZE}, k % items);
     }
     __syncthreads();
@@ -244,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
     const int64 b = static_cast<int64>(blockIdx.x) * THREADS + threadIdx.x;
     if (b >= arrays.num_battles || arrays.commands[b] == LEAVE_COMMAND) return;
     show(
-        Table<int32, UNIT_ROWS, NUM_UNITS>{arrays.units_of(b)},
+        AllUnits{arrays.units_of(b)},
         View1<int32>{arrays.world_of(b), WORLD_SIZE}, arrays.sights_of(b), kinds, Rules{},
         Cone{arrays.cone}, Pathing{arrays.pathing}, arrays.obs_of(b), arrays.state_of(b),
         arrays.mask_of(b));

@@ -153,7 +153,7 @@ def play_tick(unit, world, kinds, rules, tick, lane, lanes):
     meet()
     relaxing = tick % RELAX_PERIOD == 0
     for i in range(lane, num_units, lanes):
-        add_up_pushes(unit, kinds, rules, relaxing, i)
+        add_up_pushes(unit, kinds, rules, relaxing, i, lanes)
     meet()
     for i in range(lane, num_units, lanes):
         settle(unit, kinds, rules, i)

@@ -29,11 +29,23 @@ from smacv2.battle import (
     UNIT_TYPE,
     VELOCITY_X,
     VELOCITY_Y,
+    WORD_BITS,
     X,
     Y,
 )
 from smacv2.engine.compile import inline_rule, rule
-from smacv2.engine.fixed import ONE, SHIFT, cross, dot, inverse, length, scaled, square, squared
+from smacv2.engine.fixed import (
+    ONE,
+    SHIFT,
+    cross,
+    dot,
+    inverse,
+    length,
+    lowest_bit,
+    scaled,
+    square,
+    squared,
+)
 from smacv2.engine.tables import (
     HEIGHT,
     K_ACCELERATION,
@@ -164,26 +176,34 @@ def find_blocker(unit, kinds, rules, i, dx, dy):
     """
     blocker = -1
     most_ahead, its_distance = int(0), 1
-    for j in range(unit.shape[1]):
-        to_x = unit[X, j] - unit[X, i]
-        to_y = unit[Y, j] - unit[Y, i]
-        reach = contact(unit, i, j) + STEER_MARGIN
-        if abs(to_x) >= reach or abs(to_y) >= reach or j == i or j == unit[ORDER_TARGET, i]:
-            continue
-        if same_side(rules, i, j) and unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED) == 0:
-            continue
-        ahead = dot(dx, dy, to_x, to_y)
-        if (
-            ahead <= 0
-            or squared(to_x, to_y) >= square(reach)
-            or not shares_layer(unit, kinds, i, j)
-        ):
-            continue
-        distance = length(to_x, to_y)
-        if ahead * its_distance > most_ahead * distance:
-            most_ahead, its_distance = ahead, distance
-            blocker = j
+    for first in range(0, unit.shape[1], WORD_BITS):
+        bits = bits_near(unit, rules, i, first)
+        while bits != 0:
+            j = first + lowest_bit(bits)
+            bits &= bits - 1
+            to_x, to_y = unit[X, j] - unit[X, i], unit[Y, j] - unit[Y, i]
+            ahead = dot(dx, dy, to_x, to_y)
+            far = squared(to_x, to_y) >= square(contact(unit, i, j) + STEER_MARGIN)
+            if ahead <= 0 or far or not shares_layer(unit, kinds, i, j):
+                continue
+            distance = length(to_x, to_y)
+            if ahead * its_distance > most_ahead * distance:
+                most_ahead, its_distance = ahead, distance
+                blocker = j
     return blocker
+
+
+@inline_rule
+def bits_near(unit, rules, i, first):
+    """Return as bits which of the units from ``first`` on may be blockers of unit i."""
+    bits = 0
+    for j in range(first, min(first + WORD_BITS, unit.shape[1])):
+        reach = contact(unit, i, j) + STEER_MARGIN
+        near = abs(unit[X, j] - unit[X, i]) < reach and abs(unit[Y, j] - unit[Y, i]) < reach
+        held = unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED) != 0
+        if near and (held or not same_side(rules, i, j)) and j != i and j != unit[ORDER_TARGET, i]:
+            bits |= 1 << (j - first)
+    return bits
 
 
 @inline_rule
@@ -221,17 +241,16 @@ def step(unit, i):
 
 
 @inline_rule
-def add_up_pushes(unit, kinds, rules, relaxing, i):
+def add_up_pushes(unit, kinds, rules, relaxing, i, lanes):
     """Add up the corrections that a unit's overlaps with its neighbours ask of it.
 
     Both units of a pair compute the pair's correction, and each one keeps its own part.
     ``relaxing``: whether idle friends move apart in this tick.
     """
     push_x, push_y = 0, 0
-    if unit[HEALTH, i] > 0:
-        others = count_touching(unit, relaxing, i)
-        if others > 0:
-            push_x, push_y = sum_of_pushes(unit, kinds, rules, relaxing, others, i)
+    # On a CPU it pays to ask first whether there are any neighbours at all.
+    if unit[HEALTH, i] > 0 and (lanes > 1 or count_touching(unit, relaxing, i) > 0):
+        push_x, push_y = sum_of_pushes(unit, kinds, rules, relaxing, i)
     unit[PUSH_X, i] = push_x
     unit[PUSH_Y, i] = push_y
 
@@ -271,23 +290,31 @@ def touches(unit, row, i, j):
 
 
 @rule
-def sum_of_pushes(unit, kinds, rules, relaxing, others, i):
-    """Return the sum (x, y) of the corrections by ``others``, as counted by ``count_touching``."""
+def sum_of_pushes(unit, kinds, rules, relaxing, i):
+    """Return the sum (x, y) of the corrections by the units that ``count_touching`` counts."""
     push_x, push_y = 0, 0
-    row = RADIUS if relaxing else COLLISION
-    for j in range(unit.shape[1]):
-        if i == j or not touches(unit, row, i, j):
-            continue
-        if not relaxing and not moving(unit, i) and not moving(unit, j):
-            continue
-        if shares_layer(unit, kinds, i, j):
-            away_x, away_y = push_by(unit, rules, i, j)
-            push_x += away_x
-            push_y += away_y
-        others -= 1
-        if others == 0:
-            break
+    for first in range(0, unit.shape[1], WORD_BITS):
+        bits = bits_touching(unit, relaxing, i, first)
+        while bits != 0:
+            j = first + lowest_bit(bits)
+            bits &= bits - 1
+            if shares_layer(unit, kinds, i, j):
+                away_x, away_y = push_by(unit, rules, i, j)
+                push_x += away_x
+                push_y += away_y
     return push_x, push_y
+
+
+@inline_rule
+def bits_touching(unit, relaxing, i, first):
+    """Return as bits which of the units from ``first`` on may push unit i."""
+    any_kind = relaxing or moving(unit, i)
+    row = RADIUS if relaxing else COLLISION
+    bits = 0
+    for j in range(first, min(first + WORD_BITS, unit.shape[1])):
+        if touches(unit, row, i, j) and j != i and (any_kind or moving(unit, j)):
+            bits |= 1 << (j - first)
+    return bits
 
 
 @rule

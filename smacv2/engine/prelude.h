@@ -150,6 +150,15 @@ template <class T> DEVICE T absolute(T a) { return a < 0 ? -a : a; }
 
 // --- Rules with a faster C++ equivalent (INTRINSICS in expressions.py) ---
 
+// Index of the lowest bit that is set.
+DEVICE int32 lowest_bit(int32 bits) {
+#ifdef __CUDACC__
+    return __ffs(bits) - 1;
+#else
+    return __builtin_ctz(static_cast<uint32>(bits));
+#endif
+}
+
 // High and low word of the product of two 32-bit words.
 DEVICE Tuple2<int64, int64> multiply_words(int64 a, int64 b) {
     const uint64 product = static_cast<uint64>(static_cast<uint32>(a)) * static_cast<uint32>(b);

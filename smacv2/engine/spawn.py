@@ -13,6 +13,7 @@ from smacv2.battle import (
     BURSTS,
     CHANCE_ONE,
     COLLISION,
+    COOLDOWN,
     DAMAGED_AT,
     DEAD_ALLIES,
     DEAD_ENEMIES,
@@ -41,6 +42,8 @@ from smacv2.battle import (
     TRIGGER_PHASE,
     TURN,
     UNIT_TYPE,
+    VELOCITY_X,
+    VELOCITY_Y,
     WEAPON,
     X,
     Y,
@@ -106,6 +109,9 @@ REDRAW = 1 << 16
 GROUP, NEAREST = TURN, TURN
 """Scratch row: first each enemy's group, then the nearest free point that each lane has found."""
 
+ASKED_X, ASKED_Y, FOUND = VELOCITY_X, VELOCITY_Y, COOLDOWN
+"""Scratch rows for the wanted positions, and the index of the point that was free."""
+
 SORTED_TYPE, SORTED_X, SORTED_Y = WEAPON, ORDER_X, ORDER_Y
 """Scratch rows for the types and positions of the allies in their final order."""
 
@@ -161,6 +167,7 @@ def equip(unit, kinds, rules, i):
     unit[SHIELD, i] = kinds[kind, K_SHIELD]
     unit[ENERGY, i] = kinds[kind, K_START_ENERGY]
     unit[FACE_Y, i] = -ONE
+    unit[VELOCITY_X, i], unit[VELOCITY_Y, i], unit[COOLDOWN, i] = 0, 0, 0  # of the placement
     unit[DAMAGED_AT, i] = LONG_AGO
     unit[HELPED_AT, i] = LONG_AGO
     unit[ORDER_TARGET, i] = -1
@@ -387,29 +394,40 @@ def place_all(unit, kinds, rules, spiral, pathing, lane, lanes):
 
     Each lane tries every ``lanes``-th point; the nearest point that any lane finds counts.
     """
-    start = 0
-    asked_x, asked_y, asked_radius, asked_layers = -1, -1, 0, 0
+    for i in range(lane, unit.shape[1], lanes):
+        unit[ASKED_X, i], unit[ASKED_Y, i] = unit[X, i], unit[Y, i]
+    meet()
     for i in range(unit.shape[1]):
         kind = unit[UNIT_TYPE, i]
-        radius, layers = kinds[kind, K_RADIUS], kinds[kind, K_LAYERS]
-        x, y = unit[X, i], unit[Y, i]
-        # Points before `start` were occupied even for a unit that is not larger.
-        if x != asked_x or y != asked_y or radius < asked_radius or layers != asked_layers:
-            start = 0
-        asked_x, asked_y, asked_radius, asked_layers = x, y, radius, layers
+        x, y = unit[ASKED_X, i], unit[ASKED_Y, i]
+        start = first_to_try(unit, kinds, i, x, y)
         unit[NEAREST, lane] = first_vacant(
             unit, kinds, rules, spiral, pathing, i, x, y, start + lane, lanes
         )
         meet()
-        start = unit[NEAREST, 0]
+        found = unit[NEAREST, 0]
         for other in range(1, lanes):
-            start = min(start, unit[NEAREST, other])
+            found = min(found, unit[NEAREST, other])
         if i % lanes == lane:
-            unit[X, i], unit[Y, i] = point_near(kinds, rules, spiral, kind, x, y, start)
-            unit[RADIUS, i] = radius
+            unit[X, i], unit[Y, i] = point_near(kinds, rules, spiral, kind, x, y, found)
+            unit[RADIUS, i] = kinds[kind, K_RADIUS]
+            unit[FOUND, i] = found
         meet()
     for i in range(lane, unit.shape[1], lanes):
         unit[NEAREST, i] = 0
+
+
+@inline_rule
+def first_to_try(unit, kinds, i, x, y):
+    """Return the first point that may be free: none was before it for a unit that is not larger."""
+    kind = unit[UNIT_TYPE, i]
+    start = 0
+    for j in range(i):
+        if unit[ASKED_X, j] == x and unit[ASKED_Y, j] == y and unit[FOUND, j] > start:
+            fits = unit[RADIUS, j] <= kinds[kind, K_RADIUS]
+            if fits and kinds[unit[UNIT_TYPE, j], K_LAYERS] == kinds[kind, K_LAYERS]:
+                start = unit[FOUND, j]
+    return start
 
 
 @rule
