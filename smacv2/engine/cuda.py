@@ -311,8 +311,9 @@ class CudaDriver:
         stream = torch.cuda.current_stream()
         arguments = self._arguments()
         self._beside.wait_stream(stream)
-        self.play(stream, arguments)
+        # Resets are few and long, so they begin first; otherwise they would wait for a place.
         self.start(self._beside, arguments)
+        self.play(stream, arguments)
         stream.wait_stream(self._beside)
         self.shown(stream, arguments)
 
