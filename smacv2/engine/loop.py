@@ -140,6 +140,8 @@ def play_tick(unit, world, kinds, rules, tick, lane, lanes):
     scripted = script_gives_orders(world, rules, tick)
     for i in range(lane, num_units, lanes):
         look(unit, kinds, rules, tick, scripted, i)
+    meet()
+    for i in range(lane, num_units, lanes):
         update(unit, world, kinds, rules, tick, i)
     meet()
     if lane == 0:

@@ -455,13 +455,11 @@ def is_vacant(unit, kinds, pathing, i, x, y):
     """Return whether (x, y) is free ground where unit i touches no unit placed before it."""
     if pathing[x >> SHIFT, y >> SHIFT] == 0:
         return False
-    kind = unit[UNIT_TYPE, i]
+    radius, layers = kinds[unit[UNIT_TYPE, i], K_RADIUS], kinds[unit[UNIT_TYPE, i], K_LAYERS]
     for j in range(i):
-        reach = unit[RADIUS, j] + kinds[kind, K_RADIUS]
-        near = abs(unit[X, j] - x) < reach and abs(unit[Y, j] - y) < reach
-        if near and squared(unit[X, j] - x, unit[Y, j] - y) < square(reach):
-            if kinds[unit[UNIT_TYPE, j], K_LAYERS] & kinds[kind, K_LAYERS]:
-                return False
+        touches = squared(unit[X, j] - x, unit[Y, j] - y) < square(unit[RADIUS, j] + radius)
+        if touches and kinds[unit[UNIT_TYPE, j], K_LAYERS] & layers:
+            return False
     return True
 
 
