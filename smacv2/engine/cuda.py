@@ -134,7 +134,7 @@ def reset_kernel(sizes: Sizes) -> Kernel:
     """Return the kernel that starts episodes; a warp per battle, as finished ones are few."""
     lanes = min(sizes.numbers["NUM_UNITS"], WARP)
     meet = f"__syncwarp({hex(2**lanes - 1)}u)"
-    return Kernel("RESET", (loop.start_episode,), battles=4, warps=4, lanes=lanes, meet=meet)
+    return Kernel("RESET", (loop.start_episode,), battles=1, warps=1, lanes=lanes, meet=meet)
 
 
 def show_kernel(sizes: Sizes, rules: np.ndarray) -> Kernel:
@@ -213,8 +213,14 @@ class Launcher:
         self._grid = -(-num_battles // kernel.battles)
         self._block = WARP * kernel.warps
         self._shared = sizes.shared_bytes(kernel)
-        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _result(driver.cuFuncSetAttribute(self._function, attribute, self._shared))
+        names = driver.CUfunction_attribute
+        attributes = {
+            names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: self._shared,
+            # Kernels with different divisions of the memory could not run beside each other.
+            names.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: 100,
+        }
+        for attribute, value in attributes.items():
+            _result(driver.cuFuncSetAttribute(self._function, attribute, value))
 
     def __call__(self, stream: Any, arguments: np.ndarray) -> None:
         """Start the kernel on a stream of PyTorch, with the bytes of ``struct Arrays``."""

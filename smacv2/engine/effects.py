@@ -275,9 +275,8 @@ def sweep_beams(unit, kinds, rules, tick, i):
     now = unit[BEAM_TICK, i] * ONE
     points = kinds[kind, offset + W_BEAM_POINTS]
     point_ticks = kinds[kind, offset + W_BEAM_POINT_TICKS]
-    for point in range(points):
-        if now - ONE < (point + 1) * point_ticks <= now:
-            sample_beams(unit, kinds, rules, tick, i, point)
+    for point in range((now - ONE) // point_ticks, min(now // point_ticks, points)):
+        sample_beams(unit, kinds, rules, tick, i, point)
     expired = now >= points * point_ticks + kinds[kind, offset + W_BEAM_EXPIRE_TICKS]
     return EVENT_BEAMS if expired else 0
 
@@ -316,12 +315,11 @@ def touch(unit, kinds, rules, tick, i, beam, x, y):
     later = splash_row(unit, tick + kinds[kind, offset + W_BEAM_SPLASH_TICKS])
     first, last = opponents(unit, rules, i)
     for j in range(first, last):
-        if unit[HEALTH, j] <= 0 or j == unit[BEAM_TARGET, i]:
-            continue
-        if not kinds[unit[UNIT_TYPE, j], K_PLANES] & PLANE_GROUND:
-            continue
         reach = kinds[kind, offset + W_BEAM_RADIUS] + (unit[RADIUS, j] >> 1)
-        if squared(unit[X, j] - x, unit[Y, j] - y) > square(reach):
+        dx, dy = unit[X, j] - x, unit[Y, j] - y
+        if abs(dx) > reach or abs(dy) > reach or squared(dx, dy) > square(reach):
+            continue
+        if j == unit[BEAM_TARGET, i] or not kinds[unit[UNIT_TYPE, j], K_PLANES] & PLANE_GROUND:
             continue
         word = beam * words + (j - first) // WORD_BITS
         bit = 1 << ((j - first) % WORD_BITS)
