@@ -156,8 +156,9 @@ def faces(unit, kinds, i, dx, dy, distance, arc_cos):
 @rule
 def steer(unit, kinds, rules, i, dx, dy):
     """Return a direction around the units in the way, keeping to one side (mechanics 5.7)."""
+    near = bits_near(unit, rules, i, 0)
     for _ in range(STEER_TRIES):
-        blocker = find_blocker(unit, kinds, rules, i, dx, dy)
+        blocker = find_blocker(unit, kinds, rules, i, dx, dy, near)
         if blocker < 0:
             return dx, dy
         to_x = unit[X, blocker] - unit[X, i]
@@ -169,15 +170,15 @@ def steer(unit, kinds, rules, i, dx, dy):
 
 
 @rule
-def find_blocker(unit, kinds, rules, i, dx, dy):
+def find_blocker(unit, kinds, rules, i, dx, dy, near):
     """Return the blocker: of the units that cannot be pushed aside, the one most ahead, or -1.
 
-    Friends give way unless they held their ground or were blocked themselves in the last tick.
+    ``near`` are the ``bits_near`` from unit 0 on.
     """
     blocker = -1
     most_ahead, its_distance = int(0), 1
     for first in range(0, unit.shape[1], WORD_BITS):
-        bits = bits_near(unit, rules, i, first)
+        bits = near if first == 0 else bits_near(unit, rules, i, first)
         while bits != 0:
             j = first + lowest_bit(bits)
             bits &= bits - 1
@@ -195,7 +196,10 @@ def find_blocker(unit, kinds, rules, i, dx, dy):
 
 @inline_rule
 def bits_near(unit, rules, i, first):
-    """Return as bits which of the units from ``first`` on may be blockers of unit i."""
+    """Return as bits which of the units from ``first`` on may be blockers of unit i.
+
+    Friends give way unless they held their ground or were blocked themselves in the last tick.
+    """
     bits = 0
     for j in range(first, min(first + WORD_BITS, unit.shape[1])):
         reach = contact(unit, i, j) + STEER_MARGIN

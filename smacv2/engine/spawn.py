@@ -392,7 +392,7 @@ def place_group(unit, world, rules, diagonal, group, first, last, lane, lanes):
 def place_all(unit, kinds, rules, spiral, pathing, lane, lanes):
     """Put each unit, in order of creation, on the free point nearest to its wanted position.
 
-    Each lane tries every ``lanes``-th point; the nearest point that any lane finds counts.
+    The lanes try ``lanes`` points at once; the nearest one that is free counts.
     """
     for i in range(lane, unit.shape[1], lanes):
         unit[ASKED_X, i], unit[ASKED_Y, i] = unit[X, i], unit[Y, i]
@@ -400,15 +400,21 @@ def place_all(unit, kinds, rules, spiral, pathing, lane, lanes):
     for i in range(unit.shape[1]):
         kind = unit[UNIT_TYPE, i]
         x, y = unit[ASKED_X, i], unit[ASKED_Y, i]
-        start = first_to_try(unit, kinds, i, x, y)
-        unit[NEAREST, lane] = first_vacant(
-            unit, kinds, rules, spiral, pathing, i, x, y, start + lane, lanes
-        )
-        meet()
-        found = unit[NEAREST, 0]
-        for other in range(1, lanes):
-            found = min(found, unit[NEAREST, other])
+        found = spiral.shape[0]
+        for first in range(first_to_try(unit, kinds, i, x, y), spiral.shape[0], lanes):
+            unit[NEAREST, lane] = spiral.shape[0]
+            if first + lane < spiral.shape[0]:
+                near_x, near_y = point_near(kinds, rules, spiral, kind, x, y, first + lane)
+                if is_vacant(unit, kinds, pathing, i, near_x, near_y):
+                    unit[NEAREST, lane] = first + lane
+            meet()
+            for other in range(lanes):
+                found = min(found, unit[NEAREST, other])
+            meet()
+            if found < spiral.shape[0]:
+                break
         if i % lanes == lane:
+            found = min(found, spiral.shape[0] - 1)
             unit[X, i], unit[Y, i] = point_near(kinds, rules, spiral, kind, x, y, found)
             unit[RADIUS, i] = kinds[kind, K_RADIUS]
             unit[FOUND, i] = found
@@ -428,17 +434,6 @@ def first_to_try(unit, kinds, i, x, y):
             if fits and kinds[unit[UNIT_TYPE, j], K_LAYERS] == kinds[kind, K_LAYERS]:
                 start = unit[FOUND, j]
     return start
-
-
-@rule
-def first_vacant(unit, kinds, rules, spiral, pathing, i, x, y, first, stride):
-    """Return the first of points first, first + stride, ... that is free, else the last point."""
-    kind = unit[UNIT_TYPE, i]
-    for index in range(first, spiral.shape[0], stride):
-        near_x, near_y = point_near(kinds, rules, spiral, kind, x, y, index)
-        if is_vacant(unit, kinds, pathing, i, near_x, near_y):
-            return index
-    return spiral.shape[0] - 1
 
 
 @inline_rule
