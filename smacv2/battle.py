@@ -85,8 +85,9 @@ UNIT_FIELDS = {
     SEEN_SHIELD, SPOTTER,
 ) = range(len(UNIT_FIELDS))  # fmt: skip
 
-HOT_ROWS = SHIELD
-"""Rows before this one are used by most units in every tick; a GPU keeps them in shared memory."""
+HOTTEST_ROWS, HOT_ROWS = PUSH_X, SHIELD
+"""Rows before the first are read by other units in every tick, rows before the second by most
+units of themselves: a GPU keeps them in shared memory."""
 
 BEAM_TOUCHED = len(UNIT_FIELDS)
 """First of the beam rows, whose bits are units of the other side, one or more words per beam.

@@ -8,6 +8,7 @@ Kernels are compiled for one scenario with its options, by NVRTC, and stored on 
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ MISSING = (
 WARP = 32
 SHARED_LIMIT = 227 * 1024
 """Bytes of shared memory that a block may have (compute capability 9.0)."""
+
+MOST_WARPS = 28
+"""Warps of a multiprocessor that play; more would leave each thread too few registers."""
+
+MANY_UNITS = 22
+"""Units of a battle above which a multiprocessor keeps only the hottest rows at hand."""
 
 TABLE_NAMES = ("kinds", "teams", "points", "spiral", "cone", "pathing")
 ARRAY_NAMES = (
@@ -116,22 +123,42 @@ class Sizes:
 # --- Kernels ---
 
 
-def play_kernel(sizes: Sizes) -> Kernel:
-    """Return the kernel that steps battles; all battles of a block pass the phases together."""
-    lanes = lanes_of(sizes.numbers["NUM_UNITS"])
+def play_kernel(sizes: Sizes, num_battles: int, multiprocessors: int) -> Kernel:
+    """Return the kernel that steps battles; all battles of a block pass the phases together.
+
+    Blocks are as large as memory and registers allow, but no larger than it takes to spread the
+    batch evenly over the multiprocessors, wave by wave.
+    """
+    num_units = sizes.numbers["NUM_UNITS"]
+    lanes = lanes_of(num_units)
+    per_warp = WARP // lanes
+    large = num_units > MANY_UNITS
     kernel = Kernel(
-        "PLAY", (loop.play_step,), battles=0, warps=14, lanes=lanes, blocks=2,
-        hot_rows=battle.HOT_ROWS,
+        "PLAY", (loop.play_step,), battles=per_warp, warps=1, lanes=lanes, blocks=2 if large else 1,
+        hot_rows=battle.HOTTEST_ROWS if large else battle.HOT_ROWS,
     )  # fmt: skip
-    while True:
-        kernel = replace(kernel, battles=kernel.warps * (WARP // lanes))
-        if sizes.shared_bytes(kernel) * kernel.blocks <= SHARED_LIMIT or kernel.warps == 1:
-            return kernel
-        kernel = replace(kernel, warps=kernel.warps - 1)
+
+    def with_warps(warps: int) -> Kernel:
+        return replace(kernel, warps=warps, battles=warps * per_warp)
+
+    most = MOST_WARPS // kernel.blocks
+    while sizes.shared_bytes(with_warps(most)) * kernel.blocks > SHARED_LIMIT and most > 1:
+        most -= 1
+    places = multiprocessors * kernel.blocks * per_warp
+    waves = -(-num_battles // (places * most))
+    return with_warps(-(-num_battles // (places * waves)))
+
+
+def lanes_of(num_units: int) -> int:
+    """Return the lanes per battle that leave the fewest idle, at least a third of a warp."""
+    least = min(num_units, WARP // 3)
+    return min(
+        range(WARP, least - 1, -1), key=lambda lanes: -(-num_units // lanes) / (WARP // lanes)
+    )
 
 
 def reset_kernel(sizes: Sizes) -> Kernel:
-    """Return the kernel that starts episodes; a warp per battle, as finished ones are few."""
+    """Return the kernel that starts episodes: a warp per battle, as few battles are over."""
     lanes = min(sizes.numbers["NUM_UNITS"], WARP)
     meet = f"__syncwarp({hex(2**lanes - 1)}u)"
     return Kernel("RESET", (loop.start_episode,), battles=1, warps=1, lanes=lanes, meet=meet)
@@ -142,16 +169,10 @@ def show_kernel(sizes: Sizes, rules: np.ndarray) -> Kernel:
     if rules[SHARE_SIGHTS] or rules[OBS_AS_STATE]:
         return Kernel("SHOW_IN_TURN", (loop.show,), battles=WARP, warps=1)
     parts = (orders.is_available, observe.count_items, observe.write_item)
-    kernel = Kernel("SHOW", parts, battles=8, warps=8, blocks=3)
+    kernel = Kernel("SHOW", parts, battles=8, warps=8, blocks=4)
     while sizes.shared_bytes(kernel) * kernel.blocks > SHARED_LIMIT and kernel.battles > 1:
         kernel = replace(kernel, battles=kernel.battles - 1)
     return kernel
-
-
-def lanes_of(num_units: int) -> int:
-    """Return the lanes per battle: a third of a warp, or more if that saves a round of units."""
-    least = min(num_units, WARP // 3)
-    return min(range(least, least + 2), key=lambda lanes: -(-num_units // lanes) * lanes)
 
 
 def source_of(kernel: Kernel, sizes: Sizes) -> str:
@@ -193,26 +214,24 @@ def _compiler_version() -> str:
 
 
 class Launcher:
-    """A compiled kernel with its launch settings.
+    """A kernel in the GPU's memory with its launch settings.
 
     Args:
-        kernel: What to compile.
-        sizes: Of the scenario.
+        kernel: What has been compiled.
+        code: The machine code.
+        shared_bytes: Shared memory of a block.
         num_battles: Battles of the batch.
     """
 
-    def __init__(self, kernel: Kernel, sizes: Sizes, num_battles: int):
-        import torch
+    def __init__(self, kernel: Kernel, code: bytes, shared_bytes: int, num_battles: int):
         from cuda.bindings import driver
 
-        major, minor = torch.cuda.get_device_capability()
-        code = compile_kernel(kernel, sizes, f"sm_{major}{minor}")
         self._module = _result(driver.cuModuleLoadData(code))
         self._function = _result(driver.cuModuleGetFunction(self._module, b"run"))
         self._launch = driver.cuLaunchKernel
         self._grid = -(-num_battles // kernel.battles)
         self._block = WARP * kernel.warps
-        self._shared = sizes.shared_bytes(kernel)
+        self._shared = shared_bytes
         names = driver.CUfunction_attribute
         attributes = {
             names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: self._shared,
@@ -281,8 +300,19 @@ class CudaDriver:
         self._commands = torch.zeros(num_envs, dtype=torch.int32, device="cuda")
         self._beside = torch.cuda.Stream()
         sizes = Sizes.of(state, tables, outputs)
-        kernels = (play_kernel(sizes), reset_kernel(sizes), show_kernel(sizes, tables.rules))
-        self.play, self.start, self.shown = (Launcher(k, sizes, num_envs) for k in kernels)
+        card = torch.cuda.get_device_properties("cuda")
+        arch = f"sm_{card.major}{card.minor}"
+        kernels = (
+            play_kernel(sizes, num_envs, card.multi_processor_count),
+            reset_kernel(sizes),
+            show_kernel(sizes, tables.rules),
+        )
+        with ThreadPoolExecutor() as pool:
+            codes = list(pool.map(lambda kernel: compile_kernel(kernel, sizes, arch), kernels))
+        self.play, self.start, self.shown = (
+            Launcher(kernel, code, sizes.shared_bytes(kernel), num_envs)
+            for kernel, code in zip(kernels, codes, strict=True)
+        )
 
     def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
         """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""
