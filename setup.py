@@ -59,6 +59,7 @@ setup(
         "": ["py.typed"],
         "baselines.results": ["data/*.json"],
         "smacv2.engine": ["*.h", "*.cuh"],
+        "smacv2": ["data/*"],
         "smacv2.maps": ["*.toml", "*/*.toml"],
     },
     install_requires=[
