@@ -220,6 +220,48 @@ def play_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def fidelity_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``smacv2 fidelity``."""
+    add = parser.add_argument
+    add(
+        "--episodes",
+        type=whole_number(2, 10**7),
+        default=4096,
+        help=f"battles per scenario {DEFAULT}",
+    )
+    add(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        help=f"set of held-out battles {DEFAULT}",
+    )
+    add("--only", nargs="+", metavar="NAME", default=[], help="scenarios (default: all recorded)")
+
+
+def fidelity_command(options: argparse.Namespace) -> int:
+    """Print random play here beside recorded random play of StarCraft II."""
+    from smacv2.fidelity import compare, recordings, report, table, verdict
+
+    names = [recorded.scenario for recorded in recordings()]
+    for name in options.only:
+        if name not in names:
+            raise unknown(f'scenario "{name}" of --only', name, names)
+    found = compare(options.only, episodes=options.episodes, seed=options.seed)
+    result = report(found, options.episodes, options.seed)
+    if options.json:
+        print_json(result)
+        return 0
+    print(verdict(result["rows"]) + "\n")
+    print_table(table(result["rows"]))
+    print(
+        f"\nreal: random play of StarCraft II (epsilon 0.9 to 1) in public logs; "
+        f"here: engine rules {result['engine_version']}, {options.episodes} battles per scenario. "
+        "Mean ± standard error.\n"
+        "Within: inside the bound, or two standard errors apart at most."
+    )
+    return 0
+
+
 def doctor_command(options: argparse.Namespace) -> int:
     """Print the findings about this machine; return 1 if anything is wrong."""
     from smacv2.doctor import WRONG, examine, report
@@ -247,6 +289,9 @@ COMMANDS = {
     "list": Command("show all scenarios with their sizes", no_options, list_command),
     "speed": Command("measure environment steps per second", speed_options, speed_command),
     "play": Command("play a scripted policy, show its win rate", play_options, play_command),
+    "fidelity": Command(
+        "compare random play with recorded StarCraft II", fidelity_options, fidelity_command
+    ),
     "doctor": Command("check this machine, suggest cures", no_options, doctor_command),
 }
 
@@ -325,7 +370,7 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> UsageError:
 
 def overview() -> str:
     """Return the text of ``smacv2 --help``."""
-    rows = [f"  {name:<8}{command.summary}" for name, command in COMMANDS.items()]
+    rows = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
     lines = ["usage: smacv2 COMMAND [OPTIONS]", "", *rows, ""]
     return "\n".join([*lines, "smacv2 COMMAND --help lists the options of a command"])
 

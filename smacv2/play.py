@@ -26,6 +26,8 @@ class Battles:
     battle_won: np.ndarray
     draw: np.ndarray
     timeout: np.ndarray
+    dead_enemies: np.ndarray
+    dead_allies: np.ndarray
 
     def summary(self) -> dict[str, object]:
         """Return counts, the win rate with its interval, and means."""
@@ -92,7 +94,8 @@ def collect(envs: SMACv2VectorEnv, policy: Policy, episodes: int, first_seed: in
         done = np.flatnonzero(terminated | truncated)
         for env in done[played[done] < quota[done]]:
             won, draw = info["battle_won"][env], info["draw"][env]
-            ended.append((env, returns[env], lengths[env], won, draw, truncated[env]))
+            dead = info["dead_enemies"][env], info["dead_allies"][env]
+            ended.append((env, returns[env], lengths[env], won, draw, truncated[env], *dead))
         played[done] += 1
     _, *columns = zip(*sorted(ended, key=lambda battle: int(battle[0])), strict=True)
     return Battles(*(np.array(column) for column in columns))
