@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import statistics
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from baselines.config import (
 )
 from baselines.profiles import ATARI, CONTINUOUS, OTHER
 from baselines.results.published import published
+from smacv2 import fidelity
 from smacv2.layout import Layout
 from smacv2.options import RULES, Options
 from smacv2.rules_modes import DEFECTS
@@ -36,7 +38,8 @@ from smacv2.scenario import load_scenario, scenario_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
-    *("README.md", "docs/environments.md", "docs/plasticity.md", "docs/results.md"),
+    *("README.md", "docs/environments.md", "docs/fidelity.md"),
+    *("docs/plasticity.md", "docs/results.md"),
     *(f"docs/{page}.md" for page in ("baselines", "mappo", "qmix", "pqn", "ppo")),
 )
 FILES = tuple(ROOT / page for page in PAGES)
@@ -367,6 +370,15 @@ def rules_table() -> str:
     return table(("", "what upstream does", *(f"`{mode}`" for mode in RULES)), rows)
 
 
+def fidelity_table() -> str:
+    """Return the verdict and the table of ``smacv2 fidelity``, from its stored JSON."""
+    path = ROOT / "benchmarks" / "results" / "fidelity.json"
+    rows = json.loads(path.read_text())["rows"]
+    cells = fidelity.table(rows)
+    differing = textwrap.fill(fidelity.verdict(rows), 100, break_on_hyphens=False)
+    return f"{differing}\n\n" + table(cells[0], [row.values() for row in cells])
+
+
 def scenarios_table() -> str:
     """Return the sizes of the 15 benchmark scenarios; the races differ in shields only."""
     rows = []
@@ -396,6 +408,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "battle_speed": battle_speed_table,
     "seeds_at_once": seeds_at_once_table,
     "battle_time": battle_time_table,
+    "fidelity": fidelity_table,
     "mappo": lambda: flags_table(MappoConfig),
     "mappo_profiles": lambda: battle_profile_table("mappo"),
     "mappo_results": lambda: results_table("mappo", MAPPO_COLUMNS),
