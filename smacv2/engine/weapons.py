@@ -157,7 +157,7 @@ def wind_up(unit, world, kinds, tick, i):
     unit[PHASE_TICKS, i] -= ONE
     if unit[PHASE_TICKS, i] > 0:
         return 0
-    return fire(unit, world, kinds, tick, i, unit[WEAPON, i])
+    return fire(unit, world, kinds, tick, i, unit[WEAPON, i], -unit[PHASE_TICKS, i])
 
 
 @inline_rule
@@ -177,20 +177,25 @@ def start_shot(unit, world, kinds, tick, i, weapon, cooldown_before):
     wait = cooldown if crossed else damage_point
     unit[WEAPON, i] = weapon
     if wait <= 0:
-        return fire(unit, world, kinds, tick, i, weapon)
+        late = ONE - cooldown_before if 0 < cooldown_before < ONE else 0
+        return fire(unit, world, kinds, tick, i, weapon, late)
     unit[PHASE, i] = PHASE_WINDUP
     unit[PHASE_TICKS, i] = wait
     return 0
 
 
 @rule
-def fire(unit, world, kinds, tick, i, weapon):
-    """Start the cooldown with its random delay (mechanics 1.4, 7.2); return EVENT_SHOT."""
+def fire(unit, world, kinds, tick, i, weapon, late):
+    """Start the cooldown with its random delay (mechanics 1.4, 7.2); return EVENT_SHOT.
+
+    The shot was due ``late`` fixed ticks before the end of this tick, so the next one is due that
+    much earlier: over many shots, the interval is the weapon's period.
+    """
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(weapon, kinds)
     bits = word(world, STREAM_COOLDOWN, tick * unit.shape[1] + i)
     jitter = kinds[kind, offset + W_JITTER_LOW] + below(bits, kinds[kind, offset + W_JITTER_SPAN])
-    unit[COOLDOWN, i] = kinds[kind, offset + W_PERIOD] + jitter
+    unit[COOLDOWN, i] = kinds[kind, offset + W_PERIOD] + jitter - late
     unit[BACKSWING, i] = kinds[kind, offset + W_BACKSWING]
     unit[PHASE, i] = PHASE_READY
     return EVENT_SHOT

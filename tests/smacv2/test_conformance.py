@@ -1,8 +1,9 @@
 """The hand-computed tests of the battle's rules (mechanics 17), in their order.
 
-Orders are given before loop 1. Wind-up of d loops that starts in loop 1 fires in loop 1 + ceil(d);
-a delay of x loops after loop n ends in loop n + ceil(x); a weapon of period p without its random
-delay fires every ceil(p) loops. Nothing regenerates unless a test says so.
+Orders are given before loop 1. Wind-up of d loops that starts in loop 1 is due at time 1 + d, and
+fires in loop 1 + ceil(d); a delay of x loops after loop n ends in loop n + ceil(x). A weapon of
+period p without its random delay is due p loops after it was last due, whole or not. Nothing
+regenerates unless a test says so.
 """
 
 import numpy as np
@@ -58,15 +59,16 @@ def within(count, trials, probability):
 # --- 1-10: one against one -----------------------------------------------------------------------
 
 
-def test_a_marine_kills_a_marine_with_8_shots_in_loop_100():
+def test_a_marine_kills_a_marine_with_8_shots_in_loop_99():
     seen = watch(duel("marine", "marine", 5), 1, 120)
-    assert hit_loops(seen) == [2, 16, 30, 44, 58, 72, 86, 100]
+    # Due at 1.8, 15.573, 29.346, 43.119, 56.892, 70.665, 84.438 and 98.211.
+    assert hit_loops(seen) == [2, 16, 30, 44, 57, 71, 85, 99]
     assert seen[2, 0] == 39
-    assert seen[99, 0] == 3
-    assert seen[100, 0] == 0
+    assert seen[98, 0] == 3
+    assert seen[99, 0] == 0
 
 
-def test_intervals_of_marine_shots_are_13_to_16_loops_as_the_random_delay_predicts():
+def test_intervals_of_marine_shots_are_12_to_16_loops_as_the_random_delay_predicts():
     battle = duel("marine", "marine", 5, num_envs=COPIES, jitter=True)
     health = []
     for _ in range(120):
@@ -77,14 +79,16 @@ def test_intervals_of_marine_shots_are_13_to_16_loops_as_the_random_delay_predic
     loops = (np.argwhere(hits.T)[:, 1] + 1).reshape(COPIES, 8)
     assert (loops[:, 0] == 2).all()
     intervals = np.diff(loops, axis=1)
-    # 13.773 + U(-1, 2), rounded up.
-    odds = {13: 0.2266 / 3, 14: 1 / 3, 15: 1 / 3, 16: 0.7734 / 3}
+    # Gaps between due times are uniform in [12.773, 15.773). From the second shot on, the fraction
+    # of a due time is uniform too, so a gap g takes k loops with probability 1 - |k - g|.
+    odds = {12: 0.0258 / 3, 13: 0.7012 / 3, 14: 1 / 3, 15: 0.9742 / 3, 16: 0.2988 / 3}
     assert set(np.unique(intervals)) == set(odds)
+    later = intervals[:, 1:]
     for interval, probability in odds.items():
-        assert within((intervals == interval).sum(), intervals.size, probability)
-    assert loops[:, -1].min() >= 93
-    assert loops[:, -1].max() <= 114
-    assert loops[:, -1].mean() == pytest.approx(2 + 7 * 14.773, abs=0.3)
+        assert within((later == interval).sum(), later.size, probability)
+    assert loops[:, -1].min() >= 92
+    assert loops[:, -1].max() <= 113
+    assert loops[:, -1].mean() == pytest.approx(1.8 + 7 * 14.273 + 0.5, abs=0.3)
 
 
 def test_a_marauder_kills_a_stalker_with_9_grenades_in_loop_199():
@@ -112,21 +116,23 @@ def test_a_stalker_needs_12_shots_for_a_stalker_and_hits_first_in_loop_11():
     assert hit_loops(watch(duel("stalker", "stalker", 7.25), 1, 20)) == [11]
 
 
-def test_a_zealot_hits_a_marine_twice_per_swing_and_kills_it_in_loop_46():
+def test_a_zealot_hits_a_marine_twice_per_swing_and_kills_it_in_loop_45():
     seen = watch(duel("zealot", "marine", 0.875), 1, 60)
-    assert hit_loops(seen) == [1, 6, 21, 26, 41, 46]
-    assert seen[46, 0] == 0
+    # Swings are due at 1, 20.199 and 39.398; the second hit lands 5 loops later.
+    assert hit_loops(seen) == [1, 6, 21, 26, 40, 45]
+    assert seen[45, 0] == 0
 
 
-def test_a_zealot_kills_a_marine_in_loops_44_to_50():
+def test_a_zealot_kills_a_marine_in_loops_43_to_49():
     battle = duel("zealot", "marine", 0.875, num_envs=COPIES, jitter=True)
     deaths = np.zeros(COPIES, int)
     for loop in range(1, 61):
         battle.tick()
         deaths[(battle.state.health[:, 1] == 0) & (deaths == 0)] = loop
-    # 19.199 + U(-1, 2), rounded up, twice: 19 to 22 each.
-    assert deaths.min() == 44
-    assert deaths.max() == 50
+    # The third swing is due at 1 and two gaps of 18.199 to 21.199: in loops 38 to 44. Its second
+    # hit lands 5 loops later.
+    assert deaths.min() == 43
+    assert deaths.max() == 49
 
 
 def test_a_zealot_needs_21_hits_for_a_zealot():
