@@ -1,85 +1,119 @@
 """The CUDA engine on a real GPU: equality with the CPU, speed, and the limits of the card.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu_CARD.json
+    compute-sanitizer --tool racecheck python benchmarks/gpu.py --sections equality --battles 8
 
 Sections, of which each runs even if others fail:
 
-* compile: seconds, registers, spills;
+* start: seconds until the first step, without and with stored kernels;
+* arithmetic: the kernels' square roots and reciprocals against exact ones;
 * ceilings: bytes and integer operations per second of the card;
 * speed: steps with observation, state and mask by CUDA events, and the least time for their bytes
   and operations;
-* torch: steps through PyTorch tensors that share the engine's memory, launched one by one and as a
-  CUDA graph;
-* equality: every scenario against the CPU, byte for byte;
+* torch: steps through the engine's PyTorch tensors, launched one by one and as a CUDA graph;
+* equality: every scenario and several options against the CPU, byte for byte;
 * smax: JaxMARL's SMAX, if it is installed.
 
-It takes about five minutes on one GPU. Without a GPU only the equality section runs, on a few
-battles, in Numba's simulator.
+It takes about five minutes on one GPU.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
-SIMULATED = not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"))
-if SIMULATED:
-    os.environ |= {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
+import numpy as np
 
-import numpy as np  # noqa: E402  Numba reads the variables at import
-
-from smacv2.engine.backend import EngineBackend  # noqa: E402
-from smacv2.engine.tables import TICKS_PER_STEP  # noqa: E402
-from smacv2.scenario import load_scenario  # noqa: E402
+from smacv2 import ENGINE_VERSION
+from smacv2.engine.backend import EngineBackend
+from smacv2.engine.tables import TICKS_PER_STEP
+from smacv2.scenario import load_scenario
 
 Report = dict[str, Any]
 
 RACES = ("terran", "protoss", "zerg")
 SIZES = ("5_vs_5", "10_vs_10", "10_vs_11", "20_vs_20", "20_vs_23")
-SPEED_SCENARIOS = ("terran_5_vs_5", "terran_10_vs_10", "terran_20_vs_20")
-SPEED_BATCHES = (1024, 4096, 16384, 65536)
+SCENARIOS = tuple(f"{race}_{size}" for size in SIZES for race in RACES)
+VARIANTS: dict[str, tuple[str, Report]] = {
+    **{f"{race}_5_vs_5_conic": (f"{race}_5_vs_5_conic", {}) for race in RACES},
+    **{f"{race}_6_vs_5_epo_05": (f"{race}_6_vs_5_epo_05", {}) for race in RACES},
+    "upstream": ("protoss_5_vs_5_conic", {"rules": "upstream", "prob_obs_enemy": 0.5}),
+    "everything observed": (
+        "zerg_5_vs_5",
+        {
+            "obs_last_action": True, "obs_own_pos": True, "obs_timestep_number": True,
+            "obs_pathing_grid": True, "obs_terrain_height": True, "state_timestep_number": True,
+            "fully_observable": True, "action_mask": False,
+        },
+    ),
+    "may 2022, state of observations": (
+        "terran_5_vs_5",
+        {
+            "rules": "may_2022", "use_unit_ranges": False, "obs_instead_of_state": True,
+            "enemy_medivacs": "with_side", "reward_only_positive": False,
+        },
+    ),
+}  # fmt: skip
+"""Other scenarios and options to compare with the CPU, by name."""
+
+SPEEDS = {
+    "terran_5_vs_5": (1024, 4096, 16384, 65536),
+    "terran_10_vs_10": (1024, 4096, 16384, 65536),
+    "terran_20_vs_20": (1024, 4096, 16384, 65536),
+    "zerg_10_vs_10": (16384,),
+    "protoss_10_vs_10": (16384,),
+}
+"""Batches to time by scenario."""
+
 TORCH_BATCH = 16384
 SMAX_BATCHES = (4096, 16384)
 REPEATS = 5
 STEPS = 20
-WARM_UP_STEPS = 30
+WARM_UP_STEPS = 150
+"""Steps before timing: after them, battles are at all stages."""
+
 SMAX_STEPS = 100
 
 TURN_OPERATIONS = 150
 PAIR_OPERATIONS = 8
 ROW_OPERATIONS = 40
 """Integer operations, counted by hand in the rules: of a unit's turn in one tick, of a comparison
-of two units' bounding squares, of one row of an observation."""
+of two units' places, of one row of an observation."""
 
 INTEGERS_PER_CLOCK = 64
 """32-bit integer operations per clock of a multiprocessor of compute capability 9.0."""
 
 
 def main() -> None:
-    """Run every section, write JSON and print a short table last."""
+    """Run the sections, write JSON and print a short table last."""
+    sections: dict[str, Callable[[Report], Any]] = {
+        "start": start, "arithmetic": arithmetic, "ceilings": ceilings, "speed": speed,
+        "torch": torch_speed, "equality": equality, "smax": smax_speed,
+    }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    add("--sections", nargs="+", choices=sections, default=[*sections])
+    add("--scenarios", nargs="+", help="of the section on equality (default: all, and variants)")
+    add("--battles", type=int, default=256, help="of the section on equality")
+    add("--steps", type=int, default=200, help="of the section on equality")
     args = parser.parse_args()
-    sections: dict[str, Callable[[Report], Any]] = {"machine": machine}
-    if not SIMULATED:
-        sections |= {"compile": compile_kernels, "ceilings": ceilings}
-        sections |= {"speed": speed, "torch": torch_speed}
-    sections |= {"equality": equality}
-    if not SIMULATED:
-        sections |= {"smax": smax_speed}
-    report: Report = {}
-    for name, section in sections.items():
+    report: Report = {"machine": machine(), "settings": vars(args) | {"out": str(args.out)}}
+    for name in args.sections:
         began = time.perf_counter()
         try:
-            report[name] = section(report)
+            report[name] = sections[name](report)
         except Exception as error:  # a failed section must not stop the others
             report[name] = {"failed": repr(error), "trace": traceback.format_exc()[-1500:]}
         print(f"{name}: {time.perf_counter() - began:.0f} s: {str(report[name])[:600]}", flush=True)
@@ -88,20 +122,93 @@ def main() -> None:
     print(table(report))
 
 
-def machine(_: Report) -> Report:
+def machine() -> Report:
     """Return the hardware and the versions of the measurement."""
-    facts: Report = {"python": platform.python_version(), "cpus": os.cpu_count()}
-    for name in ("numba", "numba-cuda", "numpy", "torch", "jax", "jaxmarl"):
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit("benchmarks/gpu.py: needs an NVIDIA GPU and PyTorch for CUDA")
+    card = torch.cuda.get_device_properties(0)
+    facts: Report = {"gpu": card.name, "multiprocessors": card.multi_processor_count}
+    facts |= {"python": platform.python_version(), "cpus": os.cpu_count()}
+    for name in ("numba", "numpy", "torch", "cuda-core", "cuda-bindings", "jax", "jaxmarl"):
         try:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = None
-    if SIMULATED:
-        return facts | {"gpu": "none: Numba's simulator, few battles"}
-    import torch
+    return facts | {"engine_version": ENGINE_VERSION}
 
-    card = torch.cuda.get_device_properties(0)
-    return facts | {"gpu": card.name, "multiprocessors": card.multi_processor_count}
+
+# --- Kernels ---
+
+FIRST_STEP = """
+import time
+import numpy, torch
+torch.zeros(1, device="cuda")
+began = time.perf_counter()
+from smacv2.gymnasium_env import SMACv2VectorEnv
+envs = SMACv2VectorEnv("terran_10_vs_10", 1024, device="cuda")
+envs.reset(seed=0)
+envs.step(numpy.ones((1024, 10), numpy.int32))
+print(time.perf_counter() - began)
+"""
+
+
+def start(_: Report) -> Report:
+    """Return the seconds until a first step in a new process, PyTorch's own start apart."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("cold", "cached"):
+            environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+            command = [sys.executable, "-c", FIRST_STEP]
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            )
+            seconds[name] = round(float(done.stdout), 2)
+    return seconds
+
+
+ROOTS = """
+extern "C" __global__ void run(const long long* n, int* roots, long long* inverses, int count) {
+    const int k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k < count) {
+        roots[k] = smacv2::isqrt(n[k]);
+        inverses[k] = smacv2::inverse(n[k] >> 20);
+    }
+}
+"""
+
+
+def arithmetic(_: Report) -> Report:
+    """Compare square roots below 2**46 and reciprocals with exact ones, squares and all around."""
+    import torch
+    from cuda.core import Device, LaunchConfig, Program, ProgramOptions, Stream, launch
+
+    from smacv2.engine.translate import PRELUDE
+
+    rng = np.random.default_rng(0)
+    roots = rng.integers(1, 1 << 23, 1 << 20)
+    around = [roots**2 + offset for offset in (-1, 0, 1)]
+    numbers = np.concatenate([np.arange(1 << 20), rng.integers(0, 1 << 46, 1 << 20), *around])
+    n = torch.from_numpy(numbers).cuda()
+    found = torch.zeros(len(n), dtype=torch.int32, device="cuda")
+    inverses = torch.zeros_like(n)
+    device = Device()
+    device.set_current()
+    options = ProgramOptions(arch=f"sm_{device.arch}", std="c++17", fma=False)
+    kernel = Program(PRELUDE.read_text() + ROOTS, "c++", options).compile("cubin").get_kernel("run")
+    stream = Stream.from_handle(torch.cuda.current_stream().cuda_stream)
+    config = LaunchConfig(grid=-(-len(n) // 256), block=256)
+    addresses = (n.data_ptr(), found.data_ptr(), inverses.data_ptr())
+    launch(stream, config, kernel, *addresses, np.int32(len(n)))
+    torch.cuda.synchronize()
+    exact = np.array([isqrt(int(number)) for number in numbers])
+    quotients = (1 << 40) // np.maximum(numbers >> 20, 1)
+    return {
+        "numbers": len(numbers),
+        "wrong_roots": int((found.cpu().numpy() != exact).sum()),
+        "wrong_inverses": int((inverses.cpu().numpy() != quotients).sum()),
+    }
 
 
 # --- Limits of the card ---
@@ -155,9 +262,9 @@ def floor(driver: Any, rules: np.ndarray) -> Report:
     Battles are read and written once, outputs are written once, and actions and their mask entries
     are read once.
     """
-    sizes = {n: array.size * array.dtype.itemsize for n, array in driver.arrays.items()}
-    num_agents, num_envs = driver.arrays["actions"].shape
-    num_units = driver.arrays["units"].shape[1]
+    sizes = {name: tensor.nbytes for name, tensor in driver.arrays.items()}
+    num_envs, num_agents = driver.arrays["actions"].shape
+    num_units = driver.arrays["units"].shape[2]
     twice = ("units", "world", "sights")
     moved = sum(size * (2 if name in twice else 1) for name, size in sizes.items())
     tick = num_units * TURN_OPERATIONS + num_units**2 * PAIR_OPERATIONS
@@ -171,33 +278,16 @@ def floor(driver: Any, rules: np.ndarray) -> Report:
 # --- Speed ---
 
 
-def compile_kernels(_: Report) -> Report:
-    """Time the first reset, which compiles; report registers and local memory per thread."""
-    from smacv2.engine.cuda import kernel, play_battles, show_agents
-
-    began = time.perf_counter()
-    prepare("terran_5_vs_5", 64)
-    report: Report = {"seconds": round(time.perf_counter() - began, 1)}
-    for function in (play_battles, show_agents):
-        compiled = kernel(function)
-        report[function.__name__] = {
-            "registers": max(compiled.get_regs_per_thread().values()),
-            "local_bytes": max(compiled.get_local_mem_per_thread().values()),
-        }
-    return report
-
-
 def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], Any], np.ndarray]:
     """Return a driver with battles on the GPU, a function that draws actions, and the rules."""
     import torch
 
     backend = reset(scenario, num_envs, "cuda")
     driver = backend.driver
-    mask = torch.as_tensor(driver.arrays["action_mask"], device="cuda")
-    actions = torch.as_tensor(driver.arrays["actions"], device="cuda")
+    mask, actions = driver.arrays["action_mask"], driver.arrays["actions"]
 
     def draw() -> None:
-        actions.copy_((torch.rand(mask.shape, device="cuda") * mask).argmax(1))
+        actions.copy_((torch.rand(mask.shape, device="cuda") * mask).argmax(-1))
 
     for _ in range(WARM_UP_STEPS):
         draw()
@@ -208,44 +298,43 @@ def prepare(scenario: str, num_envs: int) -> tuple[Any, Callable[[], Any], np.nd
 def speed(report: Report) -> list[Report]:
     """Time steps with CUDA events, between which actions are drawn; medians of five repeats."""
     rows = []
-    for scenario in SPEED_SCENARIOS:
-        for num_envs in SPEED_BATCHES:
+    for scenario, batches in SPEEDS.items():
+        for num_envs in batches:
             driver, draw, rules = prepare(scenario, num_envs)
-            whole = [step_milliseconds(driver, draw, driver.launch) for _ in range(REPEATS)]
-            # The kernels are timed within whole steps: actions need the mask that show writes.
-            play, show = parts(driver, draw)
+            whole = [step_milliseconds(driver, draw) for _ in range(REPEATS)]
             row: Report = {"scenario": scenario, "num_envs": num_envs}
             row |= spread([num_envs / milliseconds * 1000 for milliseconds in whole])
             row |= {"step_milliseconds": round(statistics.median(whole), 4)}
-            row |= {"play_milliseconds": round(play, 4), "show_milliseconds": round(show, 4)}
-            rows.append(row | share(floor(driver, rules), report["ceilings"], row))
+            row |= parts(driver, draw)
+            rows.append(row | share(floor(driver, rules), report.get("ceilings"), row))
             driver.close()
     return rows
 
 
-def step_milliseconds(driver: Any, draw: Callable[[], Any], launch: Callable[[], Any]) -> float:
+def step_milliseconds(driver: Any, draw: Callable[[], Any]) -> float:
     """Return the mean milliseconds of a step on the device, without drawing actions."""
     marks = []
     for _ in range(STEPS):
         draw()
-        marks.append(timed(launch))
+        marks.append(timed(driver.launch))
     return statistics.mean(begin.elapsed_time(end) for begin, end in finished(marks))
 
 
-def parts(driver: Any, draw: Callable[[], Any]) -> tuple[float, float]:
-    """Return the mean milliseconds of both kernels of a step."""
-    marks = []
+def parts(driver: Any, draw: Callable[[], Any]) -> Report:
+    """Return the mean milliseconds of each kernel of a step, run after each other."""
+    seconds: dict[str, list[float]] = {"play": [], "reset": [], "show": []}
     for _ in range(STEPS):
         draw()
-        marks.append((timed(driver.play), timed(driver.show)))
-    return tuple(  # type: ignore[return-value]
-        statistics.mean(pair[part][0].elapsed_time(pair[part][1]) for pair in finished(marks))
-        for part in range(2)
-    )
+        for name, kernel in zip(seconds, driver.kernels(), strict=True):
+            begin, end = finished([timed(kernel)])[0]
+            seconds[name].append(begin.elapsed_time(end))
+    return {f"{name}_milliseconds": round(statistics.mean(s), 4) for name, s in seconds.items()}
 
 
-def share(needs: Report, rates: Report, row: Report) -> Report:
+def share(needs: Report, rates: Report | None, row: Report) -> Report:
     """Return the least milliseconds of a batch's step, and their share of the measured time."""
+    if not rates:
+        return needs
     per_second = {name: rates[f"{name}_per_second"] for name in ("bytes", "operations")}
     floors = {
         name: needs[f"step_{name}"] * row["num_envs"] / rate * 1000
@@ -263,15 +352,14 @@ def torch_speed(_: Report) -> list[Report]:
     import torch
 
     rows = []
-    for scenario in SPEED_SCENARIOS:
+    for scenario in SPEEDS:
         driver, draw, _ = prepare(scenario, TORCH_BATCH)
-        obs = torch.as_tensor(driver.arrays["obs"], device="cuda")
-        shares = obs.data_ptr() == driver.arrays["obs"].__cuda_array_interface__["data"][0]
+        obs = driver.arrays["obs"]
         for name, launch in {"launched": driver.launch, "graph": graph_of(driver)}.items():
             rates = [wall_rate(draw, launch, obs) for _ in range(REPEATS)]
             rows.append({
                 "scenario": scenario, "num_envs": TORCH_BATCH, "start": name,
-                "copies": not shares, "finite": bool(obs.isfinite().all()), **spread(rates),
+                "finite": bool(torch.isfinite(obs).all()), **spread(rates),
             })  # fmt: skip
         driver.close()
     return rows
@@ -280,11 +368,10 @@ def torch_speed(_: Report) -> list[Report]:
 def graph_of(driver: Any) -> Callable[[], Any]:
     """Return a function that replays a step as one CUDA graph."""
     import torch
-    from numba import cuda
 
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        driver.launch(stream=cuda.external_stream(torch.cuda.current_stream().cuda_stream))
+        driver.launch()
     return graph.replay
 
 
@@ -306,23 +393,27 @@ def wall_rate(draw: Callable[[], Any], launch: Callable[[], Any], obs: Any) -> f
 # --- Equality with the CPU ---
 
 
-def equality(_: Report) -> Report:
+def equality(report: Report) -> Report:
     """Play the same battles on both devices; return the first difference of each scenario."""
-    num_envs, steps = (2, 3) if SIMULATED else (256, 200)
-    sizes = SIZES[:1] if SIMULATED else SIZES
-    scenarios = [f"{race}_{size}" for size in sizes for race in RACES]
-    found = {name: first_difference(name, num_envs, steps) for name in scenarios}
+    settings = report["settings"]
+    games = {name: (name, {}) for name in SCENARIOS} | VARIANTS
+    if settings["scenarios"]:
+        games = {name: games.get(name, (name, {})) for name in settings["scenarios"]}
+    found = {}
+    for name, (scenario, options) in games.items():
+        found[name] = first_difference(scenario, options, settings["battles"], settings["steps"])
+        print(f"  {name}: {found[name] or 'equal'}", flush=True)
     return {
-        "battles": num_envs,
-        "steps": steps,
+        "battles": settings["battles"],
+        "steps": settings["steps"],
         "equal": [name for name, difference in found.items() if difference is None],
         "differences": {name: d for name, d in found.items() if d is not None},
     }
 
 
-def first_difference(scenario: str, num_envs: int, steps: int) -> Report | None:
+def first_difference(scenario: str, options: Report, num_envs: int, steps: int) -> Report | None:
     """Return the first byte that differs between CPU and CUDA, or None."""
-    cpu, gpu = reset(scenario, num_envs, "cpu"), reset(scenario, num_envs, "cuda")
+    cpu, gpu = (reset(scenario, num_envs, device, **options) for device in ("cpu", "cuda"))
     rng = np.random.default_rng(0)
     for step in range(steps + 1):
         if difference := compare(cpu, gpu):
@@ -334,10 +425,10 @@ def first_difference(scenario: str, num_envs: int, steps: int) -> Report | None:
     return None
 
 
-def reset(scenario: str, num_envs: int, device: str) -> EngineBackend:
+def reset(scenario: str, num_envs: int, device: str, **options: Any) -> EngineBackend:
     """Return a batch of battles, reset with seeds 0, 1, ..."""
     loaded = load_scenario(scenario)
-    backend = EngineBackend(loaded, loaded.options, num_envs, device=device)
+    backend = EngineBackend(loaded, loaded.options.replace(**options), num_envs, device=device)
     backend.reset(np.ones(num_envs, np.bool_), np.arange(num_envs, dtype=np.uint64))
     return backend
 
@@ -419,10 +510,12 @@ def table(report: Report) -> str:
         for row in rows if isinstance(rows, list) else []:
             notes = [row.get("start", "")]
             if "play_milliseconds" in row:
+                names = ("play", "reset", "show")
                 notes.append(
-                    f"play {row['play_milliseconds']} + show {row['show_milliseconds']} ms"
+                    ", ".join(f"{name} {row[f'{name}_milliseconds']} ms" for name in names)
                 )
-                notes.append(f"{row['share_of_floor']:.1%} of the floor")
+                if "share_of_floor" in row:
+                    notes.append(f"floor is {row['share_of_floor']:.1%}")
             lines.append(
                 f"{section:6} {row['scenario']:16} {row['num_envs']:6} "
                 f"{row['median'] / 1e6:7.2f} M steps/s [{row['min'] / 1e6:.2f}, "

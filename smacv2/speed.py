@@ -146,11 +146,10 @@ def _step(envs: SMACv2VectorEnv, actions: np.ndarray) -> float:
     backend, driver = envs.backend, _driver(envs)
     if driver is None or isinstance(driver, CpuDriver):
         return _timed(backend.step, actions)
-    driver.arrays["actions"].copy_to_device(np.ascontiguousarray(actions.T))
+    driver.arrays["actions"].copy_(driver.torch.from_numpy(actions))
     spent = _timed(_launch, driver)
-    mask = driver.arrays["action_mask"].copy_to_host()
-    backend.outputs.action_mask[...] = np.moveaxis(mask, -1, 0)
-    backend.state.world[...] = driver.arrays["world"].copy_to_host().T
+    backend.outputs.action_mask[...] = driver.arrays["action_mask"].cpu().numpy()
+    backend.state.world[...] = driver.arrays["world"].cpu().numpy()
     return spent
 
 
@@ -160,11 +159,9 @@ def _driver(envs: SMACv2VectorEnv) -> "CpuDriver | CudaDriver | None":
 
 
 def _launch(driver: "CudaDriver") -> None:
-    """Run both kernels of a step to their end."""
-    from numba import cuda
-
+    """Run the kernels of a step to their end."""
     driver.launch()
-    cuda.synchronize()  # type: ignore[no-untyped-call]
+    driver.torch.cuda.synchronize()
 
 
 def _stages(

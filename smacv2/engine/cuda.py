@@ -7,11 +7,13 @@ observation is a lane). Nothing waits for the host, so a step can be captured in
 Kernels are compiled for one scenario with its options, by NVRTC, and stored on disk.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +36,6 @@ MISSING = (
 )
 
 WARP = 32
-SHARED_LIMIT = 227 * 1024
-"""Bytes of shared memory that a block may have (compute capability 9.0)."""
 
 MOST_WARPS = 28
 """Warps of a multiprocessor that play; more would leave each thread too few registers."""
@@ -49,6 +49,16 @@ ARRAY_NAMES = (
     "terminated", "truncated",
 )  # fmt: skip
 """Arrays in the order of ``struct Arrays`` in ``kernels.cuh``; tables follow."""
+
+
+class Card(NamedTuple):
+    """What the kernels' settings depend on of a GPU."""
+
+    arch: str
+    """Such as "sm_90"."""
+    multiprocessors: int
+    shared_bytes: int
+    """Shared memory of a multiprocessor that one block may have."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,8 @@ class Sizes:
             "mask": outputs.action_mask.shape[1:],
             **{name: getattr(tables, name).shape for name in TABLE_NAMES},
         }  # fmt: skip
-        types = {name: Array(BATTLE[name].element, shape) for name, shape in shapes.items()}
+        elements = {name: kind.element for name, kind in BATTLE.items() if isinstance(kind, Array)}
+        types = {name: Array(elements[name], shape) for name, shape in shapes.items()}
         numbers = {
             "NUM_UNITS": num_units, "UNIT_ROWS": unit_rows,
             "NUM_AGENTS": num_agents, "NUM_ENEMIES": num_units - num_agents,
@@ -123,7 +134,7 @@ class Sizes:
 # --- Kernels ---
 
 
-def play_kernel(sizes: Sizes, num_battles: int, multiprocessors: int) -> Kernel:
+def play_kernel(sizes: Sizes, num_battles: int, card: Card) -> Kernel:
     """Return the kernel that steps battles; all battles of a block pass the phases together.
 
     Blocks are as large as memory and registers allow, but no larger than it takes to spread the
@@ -142,9 +153,9 @@ def play_kernel(sizes: Sizes, num_battles: int, multiprocessors: int) -> Kernel:
         return replace(kernel, warps=warps, battles=warps * per_warp)
 
     most = MOST_WARPS // kernel.blocks
-    while sizes.shared_bytes(with_warps(most)) * kernel.blocks > SHARED_LIMIT and most > 1:
+    while sizes.shared_bytes(with_warps(most)) * kernel.blocks > card.shared_bytes and most > 1:
         most -= 1
-    places = multiprocessors * kernel.blocks * per_warp
+    places = card.multiprocessors * kernel.blocks * per_warp
     waves = -(-num_battles // (places * most))
     return with_warps(-(-num_battles // (places * waves)))
 
@@ -164,13 +175,13 @@ def reset_kernel(sizes: Sizes) -> Kernel:
     return Kernel("RESET", (loop.start_episode,), battles=1, warps=1, lanes=lanes, meet=meet)
 
 
-def show_kernel(sizes: Sizes, rules: np.ndarray) -> Kernel:
+def show_kernel(sizes: Sizes, rules: np.ndarray, card: Card) -> Kernel:
     """Return the kernel that writes masks, observations and the state."""
     if rules[SHARE_SIGHTS] or rules[OBS_AS_STATE]:
         return Kernel("SHOW_IN_TURN", (loop.show,), battles=WARP, warps=1)
     parts = (orders.is_available, observe.count_items, observe.write_item)
     kernel = Kernel("SHOW", parts, battles=8, warps=8, blocks=4)
-    while sizes.shared_bytes(kernel) * kernel.blocks > SHARED_LIMIT and kernel.battles > 1:
+    while sizes.shared_bytes(kernel) * kernel.blocks > card.shared_bytes and kernel.battles > 1:
         kernel = replace(kernel, battles=kernel.battles - 1)
     return kernel
 
@@ -283,7 +294,7 @@ class CudaDriver:
     device = "cuda"
 
     def __init__(self, state: BattleState, tables: Tables, outputs: Outputs):
-        self._torch = torch = _import_torch()
+        self.torch = torch = _import_torch()
         self._hosts = {
             "units": state.units, "world": state.world, "sights": state.sights,
             **outputs.arrays(),
@@ -300,15 +311,14 @@ class CudaDriver:
         self._commands = torch.zeros(num_envs, dtype=torch.int32, device="cuda")
         self._beside = torch.cuda.Stream()
         sizes = Sizes.of(state, tables, outputs)
-        card = torch.cuda.get_device_properties("cuda")
-        arch = f"sm_{card.major}{card.minor}"
+        card = _card()
         kernels = (
-            play_kernel(sizes, num_envs, card.multi_processor_count),
+            play_kernel(sizes, num_envs, card),
             reset_kernel(sizes),
-            show_kernel(sizes, tables.rules),
+            show_kernel(sizes, tables.rules, card),
         )
         with ThreadPoolExecutor() as pool:
-            codes = list(pool.map(lambda kernel: compile_kernel(kernel, sizes, arch), kernels))
+            codes = list(pool.map(lambda kernel: compile_kernel(kernel, sizes, card.arch), kernels))
         self.play, self.start, self.shown = (
             Launcher(kernel, code, sizes.shared_bytes(kernel), num_envs)
             for kernel, code in zip(kernels, codes, strict=True)
@@ -316,7 +326,7 @@ class CudaDriver:
 
     def reset(self, chosen: np.ndarray, seeds: np.ndarray | None = None) -> None:
         """Start the next episode of chosen battles, or with ``seeds`` episode 0 of these."""
-        torch = self._torch
+        torch = self.torch
         if seeds is not None:
             world = self.arrays["world"].cpu().numpy()
             set_seeds(world, chosen, seeds)
@@ -327,7 +337,7 @@ class CudaDriver:
 
     def step(self, actions: np.ndarray) -> None:
         """Play one step of every battle with ``actions`` ``(num_envs, num_agents)`` int32."""
-        self.arrays["actions"].copy_(self._torch.from_numpy(actions))
+        self.arrays["actions"].copy_(self.torch.from_numpy(actions))
         self.launch()
         self.download()
 
@@ -338,7 +348,7 @@ class CudaDriver:
             commands: Tensor ``(num_envs,)`` int32 on the device with a command per battle; None
                 steps every battle, or resets it if it is over.
         """
-        torch = self._torch
+        torch = self.torch
         if commands is None:
             over = self.arrays["world"][:, OVER]
             torch.add(over, STEP_COMMAND, out=self._commands)  # RESET_COMMAND if it is over
@@ -353,20 +363,28 @@ class CudaDriver:
         stream.wait_stream(self._beside)
         self.shown(stream, arguments)
 
+    def kernels(self) -> tuple[Callable[[], None], ...]:
+        """Return functions that start each kernel of a step alone, in order, for timing them."""
+        stream, arguments = self.torch.cuda.current_stream(), self._arguments()
+        over = self.arrays["world"][:, OVER]
+        self.torch.add(over, STEP_COMMAND, out=self._commands)
+        kernels = (self.play, self.start, self.shown)
+        return tuple(functools.partial(kernel, stream, arguments) for kernel in kernels)
+
     def show(self) -> None:
         """Observe every battle in its present state, on the device."""
         self._commands.fill_(STEP_COMMAND)
-        self.shown(self._torch.cuda.current_stream(), self._arguments())
+        self.shown(self.torch.cuda.current_stream(), self._arguments())
 
     def upload(self) -> None:
         """Copy the host's arrays to the device."""
         for name, host in self._hosts.items():
-            self.arrays[name].copy_(self._torch.from_numpy(host))
+            self.arrays[name].copy_(self.torch.from_numpy(host))
 
     def download(self) -> None:
         """Copy the device's arrays to the host, waiting for the kernels."""
         for name, host in self._hosts.items():
-            self._torch.from_numpy(host).copy_(self.arrays[name])
+            self.torch.from_numpy(host).copy_(self.arrays[name])
 
     def close(self) -> None:
         """Release the device arrays."""
@@ -390,3 +408,15 @@ def _import_torch() -> Any:
     if not torch.cuda.is_available():
         raise RuntimeError(MISSING)
     return torch
+
+
+def _card() -> Card:
+    """Return the facts about PyTorch's current GPU."""
+    from cuda.core import Device
+
+    device = Device()  # the current one
+    device.set_current()
+    facts = device.properties
+    return Card(
+        f"sm_{device.arch}", facts.multiprocessor_count, facts.max_shared_memory_per_block_optin
+    )
