@@ -164,7 +164,8 @@ def lanes_of(num_units: int) -> int:
     """Return the lanes per battle that leave the fewest idle, at least a third of a warp."""
     least = min(num_units, WARP // 3)
     return min(
-        range(WARP, least - 1, -1), key=lambda lanes: -(-num_units // lanes) / (WARP // lanes)
+        range(min(num_units, WARP), least - 1, -1),
+        key=lambda lanes: -(-num_units // lanes) / (WARP // lanes),
     )
 
 
