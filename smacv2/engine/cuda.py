@@ -1,6 +1,6 @@
 """The CUDA driver: translated rules in three kernels per step, on arrays that PyTorch owns.
 
-A step plays the battles that go on (a unit is a lane), starts new episodes of those that were over
+A step plays the battles that are not over (a unit is a lane), starts new episodes of the others
 (beside the first kernel, on a stream of its own), and shows all of them to the agents (a row of an
 observation is a lane). Nothing waits for the host, so a step can be captured in a CUDA graph.
 
