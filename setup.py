@@ -14,7 +14,7 @@ EXTRAS = {
     "atari": ["ale-py>=0.12"],
     "mujoco": ["imageio", "mujoco>=3.1.3"],  # Gymnasium's tasks import imageio
     "envpool": ["envpool>=1.2.5"],
-    "cuda": ["numba-cuda[cu13]>=0.30"],  # cu13 brings NVVM, NVRTC and the runtime as wheels
+    "cuda": ["cuda-bindings>=12.9", "cuda-core>=0.5"],  # PyTorch for CUDA brings NVRTC
     "plots": ["matplotlib"],
     "test": [
         "ale-py>=0.12",

@@ -1,91 +1,129 @@
-"""Compile the CUDA kernels without a GPU: PTX through numba-cuda, registers and spills by ptxas.
+"""Compile the CUDA kernels of 15 scenarios without a GPU; print their needs as JSON.
 
-    pip install 'smacv2-suite[cuda]' nvidia-cuda-nvcc
-    python benchmarks/cuda_compile.py --ptxas path/to/ptxas
+    pip install 'smacv2-suite[cuda]' nvidia-cuda-nvrtc
+    python benchmarks/cuda_compile.py
 
-ptxas is optional; it is in the folder ``nvidia/cu13/bin`` of the package ``nvidia-cuda-nvcc``.
+``seconds`` is the time of NVRTC with an empty cache, one kernel after the other. ``stack_bytes``
+is the local memory of a thread: 0 if the compiler has spilled no registers.
 """
 
 import argparse
 import json
 import re
-import subprocess
+import struct
 import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
-import numba.cuda.dispatcher
-from numba import cuda, types
+import numba
 
-from smacv2.engine.cuda import play_battles, show_agents
+from smacv2 import ENGINE_VERSION
+from smacv2.battle import BattleState, Outputs
+from smacv2.engine.compile import cache_folder
+from smacv2.engine.cuda import (
+    Kernel,
+    Sizes,
+    compile_kernel,
+    play_kernel,
+    reset_kernel,
+    show_kernel,
+)
+from smacv2.engine.tables import Tables
+from smacv2.layout import Layout
+from smacv2.scenario import load_scenario, scenario_names
 
-COMPUTE_CAPABILITY = (9, 0)
+MAIN_SCENARIOS = [name for name in scenario_names() if not re.search("conic|epo", name)]
 
-TYPES = {
-    "commands": (types.int8, 1), "units": (types.int32, 3), "world": (types.int32, 2),
-    "sights": (types.int8, 3), "kinds": (types.int32, 2), "rules": (types.int32, 1),
-    "teams": (types.int32, 2), "points": (types.int32, 2), "spiral": (types.int32, 2),
-    "cone": (types.int32, 2), "pathing": (types.int8, 2), "actions": (types.int32, 2),
-    "obs": (types.float32, 3), "state": (types.float32, 2), "mask": (types.int8, 3),
-    "reward": (types.float32, 1), "terminated": (types.boolean, 1),
-    "truncated": (types.boolean, 1),
-}  # fmt: skip
-"""Type and number of axes of every array parameter of the kernels, by name."""
+REGISTERS, STACK = 0x2F, 0x11
+"""Attributes in the section ``.nv.info`` of machine code: registers, local memory of a thread."""
 
-
-class NoDevice:
-    """Replacement for the device that numba-cuda asks for its compute capability."""
-
-    compute_capability = COMPUTE_CAPABILITY
+WITH_PAYLOAD = 0x04
+"""Format of an attribute whose value follows its header."""
 
 
 def main() -> None:
-    """Compile both kernels and print one line of JSON."""
+    """Compile every kernel and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ptxas", help="path of the assembler")
-    parser.add_argument("--keep", type=Path, help="folder for the PTX")
+    parser.add_argument("--scenarios", nargs="+", default=MAIN_SCENARIOS)
+    parser.add_argument("--num-envs", type=int, default=4096, help="battles of the batch")
+    parser.add_argument("--arch", default="sm_90")
+    parser.add_argument("--multiprocessors", type=int, default=132)
     args = parser.parse_args()
-    numba.cuda.dispatcher.get_current_device = lambda: NoDevice
-    kernels = (play_battles, show_agents)
-    print(json.dumps({k.__name__: report(k, args.ptxas, args.keep) for k in kernels}))
-
-
-def report(kernel: Callable[..., Any], ptxas: str | None, keep: Path | None) -> dict[str, Any]:
-    """Compile one kernel; return seconds, sizes and the assembler's figures."""
-    names = kernel.__code__.co_varnames[: kernel.__code__.co_argcount]
-    arguments = [types.Array(*TYPES[name], "C") if name in TYPES else types.int64 for name in names]
-    start = time.perf_counter()
-    ptx, _ = cuda.compile_ptx(kernel, types.void(*arguments), cc=COMPUTE_CAPABILITY, device=False)
-    facts = {
-        "ptx_seconds": round(time.perf_counter() - start, 1),
-        "ptx_bytes": len(ptx),
-        "calls": len(re.findall(r"\bcall\b", ptx)),
-        "fused_multiply_adds": len(re.findall(r"\bfma\.", ptx)),
-    }
-    if keep:
-        (keep / f"{kernel.__name__}.ptx").write_text(ptx)
-    return facts | (assemble(ptx, kernel.__name__, ptxas) if ptxas else {})
-
-
-def assemble(ptx: str, name: str, ptxas: str) -> dict[str, float]:
-    """Assemble PTX; return the seconds, and the registers and spills that ptxas reports."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        start = time.perf_counter()
-        command = [ptxas, "-v", "-arch=sm_90", str(source), "-o", str(source.with_suffix(".cubin"))]
-        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    kernel = log[log.index(name) :]
-    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", kernel)
-    registers = re.search(r"Used (\d+) registers", kernel)
-    return {
-        "ptxas_seconds": round(time.perf_counter() - start, 1),
-        "registers": int(registers[1]),
-        "spill_store_bytes": int(spills[1]),
-        "spill_load_bytes": int(spills[2]),
+        numba.config.CACHE_DIR = folder
+        kernels = {name: report(name, args) for name in args.scenarios}
+    facts = {
+        "command": "python benchmarks/cuda_compile.py",
+        "arch": args.arch,
+        "num_envs": args.num_envs,
+        "engine_version": ENGINE_VERSION,
+        "nvrtc": version("nvidia-cuda-nvrtc"),
     }
+    print(json.dumps(facts | {"kernels": kernels}, indent=1))
+
+
+def report(name: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Compile the kernels of a scenario; return the facts of each."""
+    scenario = load_scenario(name)
+    layout = Layout.of(scenario, scenario.options)
+    tables = Tables.build(scenario, scenario.options, layout)
+    state = BattleState.empty(1, scenario.num_agents, scenario.num_enemies)
+    sizes = Sizes.of(state, tables, Outputs.empty(1, layout))
+    kernels = (
+        play_kernel(sizes, args.num_envs, args.multiprocessors),
+        reset_kernel(sizes),
+        show_kernel(sizes, tables.rules),
+    )
+    return {kernel.name: facts_of(kernel, sizes, args.arch) for kernel in kernels}
+
+
+def facts_of(kernel: Kernel, sizes: Sizes, arch: str) -> dict[str, Any]:
+    """Compile a kernel; return its division of threads, its needs and the seconds."""
+    for stored in cache_folder().glob("*.cubin"):  # scenarios may share a kernel
+        stored.unlink()
+    start = time.perf_counter()
+    code = compile_kernel(kernel, sizes, arch)
+    seconds = time.perf_counter() - start
+    attributes = attributes_of(code)
+    return {
+        "lanes": kernel.lanes,
+        "warps": kernel.warps,
+        "battles": kernel.battles,
+        "registers": attributes[REGISTERS],
+        "stack_bytes": attributes[STACK],
+        "shared_bytes": sizes.shared_bytes(kernel),
+        "code_bytes": len(code),
+        "seconds": round(seconds, 1),
+    }
+
+
+def attributes_of(code: bytes) -> dict[int, int]:
+    """Return the largest value of each attribute (symbol, value) in machine code (ELF)."""
+    section = find_section(code, b".nv.info")
+    attributes: dict[int, int] = {}
+    at = 0
+    while at < len(section):
+        form, attribute, size = struct.unpack_from("<BBH", section, at)
+        at += 4
+        if form == WITH_PAYLOAD:
+            if size == 8:
+                value = struct.unpack_from("<II", section, at)[1]
+                attributes[attribute] = max(value, attributes.get(attribute, 0))
+            at += size
+    return attributes
+
+
+def find_section(code: bytes, name: bytes) -> bytes:
+    """Return the bytes of a section of a 64-bit ELF file."""
+    (first,) = struct.unpack_from("<Q", code, 40)
+    size, count, names = struct.unpack_from("<HHH", code, 58)
+    headers = [struct.unpack_from("<IIQQQQ", code, first + size * n) for n in range(count)]
+    for label, _, _, _, offset, length in headers:
+        start = headers[names][4] + label
+        if code[start : code.index(b"\0", start)] == name:
+            return code[offset : offset + length]
+    raise ValueError(f"no section {name!r}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -160,9 +161,8 @@ def _megabytes(folder: Path) -> float:
 
 
 def check_cuda() -> Iterator[Finding]:
-    """Look for NVIDIA's driver and for numba-cuda, without creating a CUDA context."""
+    """Look for NVIDIA's driver, PyTorch for CUDA and cuda-core, without a CUDA context."""
     driver, devices = cuda_driver()
-    compiler = installed("numba-cuda")
     if driver is None:
         yield Finding("cuda driver", ABSENT, "libcuda not found", "only device=cuda needs it")
     elif devices == 0:
@@ -170,8 +170,23 @@ def check_cuda() -> Iterator[Finding]:
         yield Finding("cuda driver", ABSENT, f"CUDA {driver}, no device", cure)
     else:
         yield Finding("cuda driver", OK, f"CUDA {driver}, devices: {devices}")
-    cure = "" if compiler else f'pip install "{DISTRIBUTION}[cuda]" for device=cuda'
-    yield Finding("numba-cuda", OK if compiler else ABSENT, compiler or "not installed", cure)
+    build = torch_cuda()
+    cure = "" if build else "install PyTorch for CUDA (pytorch.org) for device=cuda"
+    yield Finding("torch cuda", OK if build else ABSENT, build or "no PyTorch for CUDA", cure)
+    for name in ("cuda-core", "cuda-bindings"):
+        found = installed(name)
+        cure = "" if found else f'pip install "{DISTRIBUTION}[cuda]" for device=cuda'
+        yield Finding(name, OK if found else ABSENT, found or "not installed", cure)
+
+
+def torch_cuda() -> str | None:
+    """Return the CUDA version that PyTorch is built for, without importing it; None without one."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    built = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    match = re.search(r"^cuda\b.*= ['\"](.+)['\"]$", built, re.MULTILINE)
+    return match[1] if match else None
 
 
 def cuda_driver() -> tuple[str | None, int]:

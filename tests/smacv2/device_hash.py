@@ -2,8 +2,7 @@
 
     python -m tests.smacv2.device_hash cpu terran_5_vs_5 30
 
-With ``NUMBA_DISABLE_JIT=1`` the rules run uncompiled; with ``NUMBA_ENABLE_CUDASIM=1`` as well,
-"cuda" runs the CUDA driver in Numba's simulator.
+With ``NUMBA_DISABLE_JIT=1`` the rules run uncompiled.
 """
 
 import hashlib

@@ -99,14 +99,15 @@ def play_by_lanes(rule: Callable[..., Any], args: Sequence[Any], lanes: int) -> 
 
     Args:
         rule: A rule of the engine whose last two parameters are lane and number of lanes.
-        args: Its other arguments; arrays are changed in place.
+        args: Its other arguments; arrays are changed in place. Arrays that cannot be written are
+            not watched.
 
     Raises:
         RaceError: The lanes race, or one meets more often than another.
     """
     assert numba.config.DISABLE_JIT, "compiled rules cannot wait for each other here"
     meetings = Meetings(lanes)
-    watched = [meetings.watch(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
+    watched = [meetings.watch(arg) if _is_writable(arg) else arg for arg in args]
     threads = [
         threading.Thread(
             target=meetings.play, args=(rule, watched, lane, lanes), name=f"lane {lane}"
@@ -122,6 +123,10 @@ def play_by_lanes(rule: Callable[..., Any], args: Sequence[Any], lanes: int) -> 
             thread.join()
     if meetings.errors:
         raise meetings.errors[0]
+
+
+def _is_writable(arg: Any) -> bool:
+    return isinstance(arg, np.ndarray) and arg.flags.writeable
 
 
 @contextmanager

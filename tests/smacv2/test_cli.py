@@ -218,7 +218,7 @@ def test_doctor_checks_everything_that_can_be_wrong(capsys):
     report = json.loads(capsys.readouterr().out)
     names = {finding["name"] for finding in report["findings"]}
     assert names >= {"python", "numpy", "numba", "gymnasium", "torch"}
-    assert names >= {"cpu threads", "cuda driver", "numba-cuda", "compile cache"}
+    assert names >= {"cpu threads", "cuda driver", "torch cuda", "cuda-core", "compile cache"}
     assert names >= {"SC2PATH", "protobuf", "pysc2", "pys2clientprotocol"}
 
 
@@ -229,6 +229,27 @@ def test_doctor_imports_neither_torch_nor_protobuf():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("cuda: Optional[str] = '13.0'", "13.0"),
+        ("cuda: str | None = '12.8'", "12.8"),
+        ("cuda: Optional[str] = None", None),
+    ],
+)
+def test_doctor_reads_the_cuda_version_of_pytorch_without_importing_it(
+    tmp_path, monkeypatch, line, version
+):
+    from smacv2 import doctor
+
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError")
+    (tmp_path / "torch" / "version.py").write_text(f"debug = False\n{line}\nhip = None\n")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor.torch_cuda() == version
 
 
 def test_everything_wrong_has_a_cure_and_gives_status_one(capsys, monkeypatch):

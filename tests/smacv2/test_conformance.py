@@ -9,7 +9,7 @@ regenerates unless a test says so.
 import numpy as np
 import pytest
 
-from smacv2.battle import ORDER_ACQUIRED, ORDER_ATTACK, ORDER_IDLE
+from smacv2.battle import ORDER_ACQUIRED, ORDER_ATTACK, ORDER_IDLE, TRIGGER_PHASE
 from smacv2.engine.fixed import ONE
 from smacv2.engine.sandbox import Sandbox, Unit
 from smacv2.scenario import load_unit_types
@@ -591,6 +591,32 @@ def test_two_idle_enemy_medivacs_choose_two_patients():
     assert (battle.state.health[:, 3:] > 25 * ONE).all()  # 40 loops heal 22.5
 
 
+def test_two_agents_medivacs_with_one_patient_heal_it_once_per_loop():
+    medivacs = [Unit("medivac", X + side, Y, facing=(0, 1)) for side in (-1, 1)]
+    patient = Unit("marine", X, Y + 2, health=5)
+    battle = Sandbox([*medivacs, patient], [Unit("marine", X, 30, passive=True)], num_envs=32)
+    for medivac in (0, 1):
+        battle.heal(medivac, 2)
+    battle.tick()
+    assert (battle.state.health[:, 2] == 5.5625 * ONE).all()
+    battle.tick(31)
+    assert (battle.state.health[:, 2] == (5 + 32 * 0.5625) * ONE).all()
+    # 32 loops of healing cost 5.94 energy in all, and each medivac regains 1.125.
+    spent = 2 * (50 + 32 * 0.5625 / 16) - battle.state.energy[:, :2].sum(axis=1) / ONE
+    assert spent == pytest.approx(18 * 0.33, abs=0.05)
+
+
+@pytest.mark.parametrize(("rule", "moved"), [("stay", 0.0), ("with_side", 1.2285)])
+def test_enemy_medivacs_wait_or_follow_the_nearest_fighter_of_their_side(rule, moved):
+    # A medivac gains 2.3125 / 256 cells per loop each loop: sum(1..16) of that are 1.2285 cells.
+    # The kept speed is rounded down to 1/4096 per loop: at most sum(0..15) / 4096 = 0.03 are lost.
+    enemies = [Unit("marine", X, Y, passive=True), Unit("medivac", X + 9, Y)]
+    battle = Sandbox([Unit("marine", 2, Y)], enemies, trigger=True, enemy_medivacs=rule)
+    battle.state.world[:, TRIGGER_PHASE] = 0
+    battle.tick(16)
+    assert X + 9 - battle.position(2)[0] == pytest.approx(moved, abs=0.03)
+
+
 # --- 25: regeneration ----------------------------------------------------------------------------
 
 
@@ -641,6 +667,24 @@ def test_two_dying_stalkers_with_missiles_in_flight_both_die():
     battle.attack(1, 0)
     battle.tick(12)
     assert (battle.state.health == 0).all()
+
+
+def test_a_stalker_that_dies_in_the_loop_in_which_it_would_fire_launches_no_missile():
+    # Wind-up of 2.67 loops: the stalker fires in loop 4, if it lands before the marine does. The
+    # marine's order, two loops later, makes it fire in loop 4 as well.
+    stalker = Unit("stalker", X, Y, health=1, shield=0)
+    battle = Sandbox([stalker], [Unit("marine", X + 5, Y, passive=True)], num_envs=COPIES)
+    battle.attack(0, 1)
+    battle.tick(2)
+    battle.attack(1, 0)
+    battle.tick()
+    assert (battle.state.health > 0).all()
+    battle.tick()
+    assert (battle.state.health[:, 0] == 0).all()
+    launched = battle.state.missile_target[:, 0] >= 0
+    assert within(launched.sum(), COPIES, 0.5)
+    battle.tick(10)
+    assert ((battle.state.health[:, 1] == 35 * ONE) == launched).all()
 
 
 # --- 27: the map's trigger -----------------------------------------------------------------------

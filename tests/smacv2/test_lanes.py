@@ -1,10 +1,14 @@
-"""A battle may be played by several lanes at once, with the bytes of one lane."""
+"""A battle may be played by several lanes at once, in any order, with the bytes of one lane."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from smacv2.engine import loop
 
 RACES = """
 import numpy as np
@@ -87,10 +91,10 @@ for seed in range(10):
 """
 
 
-def run_uncompiled(code, *arguments):
-    """Run code in a process whose rules are plain Python functions."""
+def run_uncompiled(*arguments):
+    """Run Python with arguments in a process whose rules are plain Python functions."""
     result = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, *arguments],
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
@@ -98,11 +102,29 @@ def run_uncompiled(code, *arguments):
 
 
 def test_lanes_that_race_or_meet_unequally_often_are_found():
-    run_uncompiled(RACES)
+    run_uncompiled("-c", RACES)
 
 
 @pytest.mark.parametrize(
     "scenario", [("terran_5_vs_5",), ("protoss_10_vs_11",), ("zerg_5_vs_5", "all_teams")]
 )
 def test_a_reset_by_several_lanes_gives_the_bytes_of_one_lane_and_never_races(scenario):
-    run_uncompiled(SPAWN, *scenario)
+    run_uncompiled("-c", SPAWN, *scenario)
+
+
+@pytest.mark.parametrize(
+    "scenario", ["terran_5_vs_5", "zerg_5_vs_5", "protoss_5_vs_5", "terran_6_vs_5_epo_05"]
+)
+def test_a_battle_is_the_same_by_several_lanes_and_for_any_order_of_units_and_items(scenario):
+    run_uncompiled("-m", "tests.smacv2.uncompiled", "lanes,order,items", scenario)
+
+
+def test_lanes_meet_only_in_the_step_and_in_the_reset():
+    # A rule that met inside a phase would wait for lanes that do not call it.
+    callers = {
+        path.name
+        for path in Path(loop.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "meet"
+    }
+    assert callers == {"loop.py", "spawn.py"}
