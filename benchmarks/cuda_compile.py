@@ -22,6 +22,7 @@ from smacv2 import ENGINE_VERSION
 from smacv2.battle import BattleState, Outputs
 from smacv2.engine.compile import cache_folder
 from smacv2.engine.cuda import (
+    Card,
     Kernel,
     Sizes,
     compile_kernel,
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--num-envs", type=int, default=4096, help="battles of the batch")
     parser.add_argument("--arch", default="sm_90")
     parser.add_argument("--multiprocessors", type=int, default=132)
+    parser.add_argument("--shared-bytes", type=int, default=232_448, help="per block")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         numba.config.CACHE_DIR = folder
@@ -70,10 +72,11 @@ def report(name: str, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     tables = Tables.build(scenario, scenario.options, layout)
     state = BattleState.empty(1, scenario.num_agents, scenario.num_enemies)
     sizes = Sizes.of(state, tables, Outputs.empty(1, layout))
+    card = Card(args.arch, args.multiprocessors, args.shared_bytes)
     kernels = (
-        play_kernel(sizes, args.num_envs, args.multiprocessors),
+        play_kernel(sizes, args.num_envs, card),
         reset_kernel(sizes),
-        show_kernel(sizes, tables.rules),
+        show_kernel(sizes, tables.rules, card),
     )
     return {kernel.name: facts_of(kernel, sizes, args.arch) for kernel in kernels}
 
