@@ -13,10 +13,10 @@ import re
 import struct
 import tempfile
 import time
-from importlib.metadata import version
 from typing import Any
 
 import numba
+from cuda.bindings import nvrtc
 
 from smacv2 import ENGINE_VERSION
 from smacv2.battle import BattleState, Outputs
@@ -60,7 +60,7 @@ def main() -> None:
         "arch": args.arch,
         "num_envs": args.num_envs,
         "engine_version": ENGINE_VERSION,
-        "nvrtc": version("nvidia-cuda-nvrtc"),
+        "nvrtc": ".".join(map(str, nvrtc.nvrtcVersion()[1:])),
     }
     print(json.dumps(facts | {"kernels": kernels}, indent=1))
 
