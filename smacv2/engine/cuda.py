@@ -52,7 +52,7 @@ ARRAY_NAMES = (
 
 
 class Card(NamedTuple):
-    """What the kernels' settings depend on of a GPU."""
+    """The facts about a GPU on which the kernels' settings depend."""
 
     arch: str
     """Such as "sm_90"."""
@@ -68,7 +68,7 @@ class Kernel:
     name: str
     """Of the section of ``kernels.cuh``."""
     rules: tuple[Rule, ...]
-    """What the section calls."""
+    """The rules that the section calls."""
     battles: int
     """Battles of a block."""
     warps: int
@@ -265,7 +265,7 @@ class Launcher:
 
 
 def _result(returned: Any) -> Any:
-    """Return what a call of the CUDA driver gave beside its error code.
+    """Return the value that a call of the CUDA driver gave beside its error code.
 
     Raises:
         RuntimeError: The call has failed.

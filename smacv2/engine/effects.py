@@ -1,4 +1,4 @@
-"""What shots do: damage, missiles, second hits, beams, bursts, healing; and regeneration.
+"""Effects of shots: damage, missiles, second hits, beams, bursts; healing and regeneration.
 
 ``advance_*`` and ``sweep_beams`` are unit rules: they note what is due as events. ``deliver`` and
 what it calls run on lane 0 alone, and write any unit.

@@ -321,7 +321,7 @@ def is_patient_of_another(unit, rules, i, target, end):
 
 @rule
 def is_being_healed(unit, rules, i, target):
-    """Return whether another medivac held its beam on the target in the last tick (12.4)."""
+    """Return whether another medivac healed the target in the last tick (mechanics 12.4)."""
     first, last = friends(unit, rules, i)
     for j in range(first, last):
         if unit[PATIENT, j] == target and j != i and unit[STANCE, j] & STANCE_HEALING:

@@ -142,7 +142,7 @@ def plan_shot(unit, kinds, i, target, distance):
 
 @inline_rule
 def keeps_aim(unit, kinds, i, distance):
-    """Return whether a wind-up goes on; it ends if the target leaves range plus slop (7.3)."""
+    """Return whether a wind-up lasts; a target beyond range plus slop ends it (mechanics 7.3)."""
     offset = weapon_offset(unit[WEAPON, i], kinds)
     kind = unit[UNIT_TYPE, i]
     if distance <= kinds[kind, offset + W_RANGE] + kinds[kind, offset + W_SLOP]:
