@@ -180,6 +180,7 @@ class NativeLoop:
     """A loop over battles of a library, to be called like the Python function.
 
     It remembers the addresses of the arrays of its last call, so a driver should have its own.
+    Known elements are part of the code: changes of them after the first call have no effect.
 
     Args:
         library: Path of a library from ``build``.
@@ -203,6 +204,7 @@ class NativeLoop:
 
         Raises:
             TypeError: An array has another type or shape than the compiled code reads.
+            ValueError: An array has other elements than the compiled code knows.
         """
         known, parts = self._last
         if not known:
@@ -219,7 +221,7 @@ class NativeLoop:
 
 
 def _address(name: str, type_: Array, array: np.ndarray) -> tuple[int, ...]:
-    """Return an array's address and shape after checking its type."""
+    """Return an array's address and shape after checking its type and its known elements."""
     pairs = zip(array.shape, type_.extents, strict=False)
     fits = array.dtype.name == type_.element and array.ndim == len(type_.extents)
     if not fits or not array.flags.c_contiguous:
@@ -228,4 +230,9 @@ def _address(name: str, type_: Array, array: np.ndarray) -> tuple[int, ...]:
         )
     if any(extent not in (None, length) for length, extent in pairs):
         raise TypeError(f"{name} must have shape {type_.extents}, not {array.shape}")
+    if type_.values is not None and array.ravel().tolist() != list(type_.values):
+        raise ValueError(
+            f"{name} has changed since these loops were compiled; let the driver use those of "
+            "compiled_loops(), which play any game"
+        )
     return (array.ctypes.data, *array.shape)

@@ -223,6 +223,27 @@ def test_an_array_of_another_type_is_refused_by_name(library):
             library["divide"](0, 1, table)
 
 
+@needs_compiler
+def test_loops_that_know_the_rules_refuse_other_rules():
+    rules = np.array([3, 7], np.int32)
+    types = {"world": Array.of("int32", 2), "rules": Array.baked(rules)}
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "library.so"
+        compile_library(source_text([apply_rules], types), library, LIBRARY_FLAGS)
+        loop_of_one_game = NativeLoop(library, apply_rules, types)
+    table = TABLE.copy()
+    loop_of_one_game(0, 1, table, rules)
+    assert table[0, 2] == 10
+    rules = np.array([3, 8], np.int32)
+    with pytest.raises(ValueError, match="rules has changed since these loops were compiled"):
+        loop_of_one_game(0, 1, table, rules)
+
+
+def apply_rules(first, last, world, rules):
+    for b in range(first, last):
+        world[b, 2] = rules[0] + rules[1]
+
+
 def take_root(first, last, world):
     for b in range(first, last):
         world[b, 2] = isqrt((int(world[b, 0]) << 31) | world[b, 1])
