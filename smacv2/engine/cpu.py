@@ -1,7 +1,7 @@
 """The CPU driver: batches are cut into chunks, one per thread, with a compiled loop over each.
 
 The loops are compiled by the machine's C++ compiler if there is one (``native.py``), else by Numba;
-battles are the same.
+battles are the same. Large batches get loops that are compiled for their game alone.
 
 The compiled loops release the GIL, so ordinary Python threads run them in parallel. Compared with
 Numba's own parallel loops, threads cost less per call, compile faster, need no OpenMP (which must
@@ -10,7 +10,7 @@ not be forked), and a single build serves all batch sizes.
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from smacv2.battle import (
     set_seeds,
 )
 from smacv2.engine.compile import config, entry_point
+from smacv2.engine.expressions import Type
 from smacv2.engine.loop import (
     LEAVE_COMMAND,
     RESET_COMMAND,
@@ -34,7 +35,12 @@ from smacv2.engine.loop import (
     show,
 )
 from smacv2.engine.native import NativeError, NativeLoop, build, compiler_version
+from smacv2.engine.sizes import batch_types
 from smacv2.engine.tables import Tables
+from smacv2.engine.translate import BATCH
+
+LARGE_BATCH = 64
+"""Battles of a batch from which a library of its game pays; it takes about 2 s to compile."""
 
 UNITS_PER_CHUNK = 160
 """Smaller chunks cost more to hand over than another thread saves (16 battles of 5 against 5)."""
@@ -85,8 +91,11 @@ ENGINES = ("native", "numba")
 Loop = Callable[..., None]
 
 
-def compiled_loops() -> tuple[str, Sequence[Loop]]:
+def compiled_loops(types: Mapping[str, Type] = BATCH) -> tuple[str, Sequence[Loop]]:
     """Return the name and reason of the compiler in use, and its loops in the order of ``LOOPS``.
+
+    Args:
+        types: Types of the loops' parameters: ``BATCH`` for any game, or those of one game.
 
     Raises:
         NativeError: ``SMACV2_CPU=native``, and no library could be compiled or loaded.
@@ -99,7 +108,7 @@ def compiled_loops() -> tuple[str, Sequence[Loop]]:
         return "uncompiled (NUMBA_DISABLE_JIT)", LOOPS
     if forced == "numba":
         return "numba (SMACV2_CPU)", LOOPS
-    loops, reason = native_loops()
+    loops, reason = native_loops(types)
     if loops is not None:
         return f"native ({reason})", loops
     if forced == "native":
@@ -107,22 +116,25 @@ def compiled_loops() -> tuple[str, Sequence[Loop]]:
     return f"numba ({reason})", LOOPS
 
 
-def native_loops() -> tuple[Sequence[Loop] | None, str]:
-    """Return the loops of a driver's own from the native library, and the compiler's name.
+def native_loops(types: Mapping[str, Type]) -> tuple[Sequence[Loop] | None, str]:
+    """Return the loops of a driver's own from a native library, and the compiler's name.
 
-    Without a library, the loops are None, and the second value says why.
+    The library for any game replaces one that cannot be compiled. Without both, the loops are None,
+    and the second value says why.
     """
-    library = _library()
-    if isinstance(library, str):
-        return None, library
-    return [NativeLoop(library, function) for function in LOOPS], compiler_version()
+    for known in (types, BATCH):
+        library = _library(tuple(known.items()))
+        if isinstance(library, Path):
+            name = compiler_version() + (", for one game" if known is not BATCH else "")
+            return [NativeLoop(library, loop, known) for loop in LOOPS], name
+    return None, str(library)
 
 
 @functools.cache
-def _library() -> Path | str:
+def _library(types: tuple[tuple[str, Type], ...]) -> Path | str:
     """Return the native library, or why there is none; failures are not tried again."""
     try:
-        library = build(LOOPS)
+        library = build(LOOPS, types=dict(types))
         NativeLoop(library, run_range)
     except (NativeError, OSError) as error:
         return str(error)
@@ -142,7 +154,9 @@ class CpuDriver:
         self.state = state
         self.outputs = outputs
         self.num_threads = num_threads
-        self.engine, loops = compiled_loops()
+        large = len(state.units) >= LARGE_BATCH
+        types = batch_types(state, tables, outputs) if large else BATCH
+        self.engine, loops = compiled_loops(types)
         self.use(loops)
         self._battle = (state.units, state.world, state.sights)
         self._tables = (

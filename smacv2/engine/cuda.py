@@ -21,10 +21,10 @@ from smacv2 import battle
 from smacv2.battle import OVER, BattleState, Outputs, set_seeds
 from smacv2.engine import loop, observe, orders
 from smacv2.engine.compile import Rule, cache_folder
-from smacv2.engine.expressions import Array
 from smacv2.engine.loop import LEAVE_COMMAND, RESET_COMMAND, STEP_COMMAND
+from smacv2.engine.sizes import battle_types
 from smacv2.engine.tables import OBS_AS_STATE, SHARE_SIGHTS, Tables
-from smacv2.engine.translate import BATTLE, PRELUDE, translate
+from smacv2.engine.translate import PRELUDE, translate
 
 KERNELS = Path(__file__).with_name("kernels.cuh")
 OPTIONS: dict[str, Any] = {"std": "c++17", "fma": False}
@@ -95,15 +95,7 @@ class Sizes:
         """Return the sizes of a batch's battles."""
         _, unit_rows, num_units = state.units.shape
         _, num_agents, num_actions = outputs.action_mask.shape
-        shapes = {
-            "unit": state.units.shape[1:], "world": state.world.shape[1:],
-            "sights": state.sights.shape[1:], "actions": (num_agents,),
-            "obs": outputs.obs.shape[1:], "state": outputs.state.shape[1:],
-            "mask": outputs.action_mask.shape[1:],
-            **{name: getattr(tables, name).shape for name in TABLE_NAMES},
-        }  # fmt: skip
-        elements = {name: kind.element for name, kind in BATTLE.items() if isinstance(kind, Array)}
-        types = {name: Array(elements[name], shape) for name, shape in shapes.items()}
+        shapes = {name: getattr(tables, name).shape for name in TABLE_NAMES}
         numbers = {
             "NUM_UNITS": num_units, "UNIT_ROWS": unit_rows,
             "NUM_AGENTS": num_agents, "NUM_ENEMIES": num_units - num_agents,
@@ -118,7 +110,7 @@ class Sizes:
             "LEAVE_COMMAND": LEAVE_COMMAND, "STEP_COMMAND": STEP_COMMAND,
             "RESET_COMMAND": RESET_COMMAND,
         }  # fmt: skip
-        return cls(numbers, {**types, "rules": Array.baked(tables.rules)})
+        return cls(numbers, battle_types(state, tables, outputs))
 
     def shared_bytes(self, kernel: Kernel) -> int:
         """Return the shared memory of a block: ``sizeof(Shared)`` of ``kernels.cuh``."""

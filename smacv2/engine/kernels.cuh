@@ -20,15 +20,6 @@ struct Units {
     DEVICE int32 shape(int32 axis) const { return axis == 0 ? UNIT_ROWS : NUM_UNITS; }
 };
 
-// A dense array whose number of columns is known.
-template <class T, int32 ROWS, int32 COLUMNS> struct Table {
-    T* data;
-
-    DEVICE T& operator()(int32 i, int32 j) const { return data[i * COLUMNS + j]; }
-    DEVICE View1<T> row(int32 i) const { return {data + i * COLUMNS, COLUMNS}; }
-    DEVICE int32 shape(int32 axis) const { return axis == 0 ? ROWS : COLUMNS; }
-};
-
 constexpr int32 THREADS = 32 * WARPS;
 constexpr int32 HOT_SIZE = HOT_ROWS * NUM_UNITS;
 constexpr int32 WORLD_STRIDE = WORLD_SIZE | 1;

@@ -199,14 +199,17 @@ def bits_near(unit, rules, i, first):
     """Return as bits which of the units from ``first`` on may be blockers of unit i.
 
     Friends give way unless they held their ground or were blocked themselves in the last tick.
+    There are no branches, as in ``count_touching``.
     """
+    target = unit[ORDER_TARGET, i]
     bits = 0
     for j in range(first, min(first + WORD_BITS, unit.shape[1])):
         reach = contact(unit, i, j) + STEER_MARGIN
-        near = abs(unit[X, j] - unit[X, i]) < reach and abs(unit[Y, j] - unit[Y, i]) < reach
-        held = unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED) != 0
-        if near and (held or not same_side(rules, i, j)) and j != i and j != unit[ORDER_TARGET, i]:
-            bits |= 1 << (j - first)
+        dx, dy = int32(unit[X, j] - unit[X, i]), int32(unit[Y, j] - unit[Y, i])
+        near = max(int32(abs(dx)), int32(abs(dy))) < reach
+        held = int32(unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED)) != 0
+        stays = held | (not same_side(rules, i, j))
+        bits |= int32(near & stays & (j != i) & (j != target)) << (j - first)
     return bits
 
 
@@ -311,13 +314,14 @@ def sum_of_pushes(unit, kinds, rules, relaxing, i):
 
 @inline_rule
 def bits_touching(unit, relaxing, i, first):
-    """Return as bits which of the units from ``first`` on may push unit i."""
+    """Return as bits which of the units from ``first`` on may push unit i, without branches."""
     any_kind = relaxing or moving(unit, i)
     row = RADIUS if relaxing else COLLISION
     bits = 0
     for j in range(first, min(first + WORD_BITS, unit.shape[1])):
-        if touches(unit, row, i, j) and j != i and (any_kind or moving(unit, j)):
-            bits |= 1 << (j - first)
+        moves = int32(unit[VELOCITY_X, j] | unit[VELOCITY_Y, j]) != 0
+        pushes = touches(unit, row, i, j) & (any_kind | moves) & (j != i)
+        bits |= int32(pushes) << (j - first)
     return bits
 
 

@@ -114,6 +114,51 @@ template <class T> struct View3 {
     DEVICE int32 shape(int axis) const { return axis == 0 ? n0 : axis == 1 ? n1 : n2; }
 };
 
+// --- Arrays of known lengths, and batches of them ---
+
+template <class T, int32 LENGTH> struct Line {
+    using Element = T;
+    static constexpr int32 SIZE = LENGTH;
+    T* data;
+
+    DEVICE T& operator()(Index i CALLER) const {
+        REQUIRE_INDEX(0, i, LENGTH);
+        return data[i];
+    }
+    DEVICE int32 shape(int axis) const { return LENGTH; }
+};
+
+template <class T, int32 ROWS, int32 COLUMNS> struct Table {
+    using Element = T;
+    static constexpr int32 SIZE = ROWS * COLUMNS;
+    T* data;
+
+    DEVICE T& operator()(Index i, Index j CALLER) const {
+        REQUIRE_INDEX(0, i, ROWS);
+        REQUIRE_INDEX(1, j, COLUMNS);
+        return data[i * COLUMNS + j];
+    }
+    DEVICE Line<T, COLUMNS> row(Index i CALLER) const {
+        REQUIRE_INDEX(0, i, ROWS);
+        return {data + i * COLUMNS};
+    }
+    DEVICE int32 shape(int axis) const { return axis == 0 ? ROWS : COLUMNS; }
+};
+
+// A line or a table per battle.
+template <class Battle> struct Batch {
+    typename Battle::Element* data;
+    int32 n0;
+
+    DEVICE typename Battle::Element& operator()(Index b, Index i CALLER) const {
+        return row(b SAME_CALLER)(i SAME_CALLER);
+    }
+    DEVICE Battle row(Index b CALLER) const {
+        REQUIRE_INDEX(0, b, n0);
+        return {data + static_cast<int64>(b) * Battle::SIZE};
+    }
+};
+
 // --- Results of rules that return several values ---
 
 template <class A, class B> struct Tuple2 { A v0; B v1; };

@@ -23,6 +23,7 @@ from smacv2.battle import (
 )
 from smacv2.engine.backend import EngineBackend
 from smacv2.engine.compile import entry_point
+from smacv2.engine.cpu import compiled_loops
 from smacv2.engine.fixed import ONE, to_fixed
 from smacv2.engine.loop import play_tick
 from smacv2.engine.tables import (
@@ -94,6 +95,8 @@ class Sandbox:
         self.backend = EngineBackend(
             scenario, scenario.options.replace(**options), num_envs, num_threads=1
         )
+        _, loops = compiled_loops()  # of any game: the rules change here
+        self.backend.driver.use(loops)
         tables = self.backend.tables
         tables.rules[START_TICKS] = 0
         if not trigger:

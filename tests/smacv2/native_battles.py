@@ -1,6 +1,7 @@
 """Battles on the CPU by native loops, Numba's loops, or native loops that check themselves.
 
     python -m tests.smacv2.native_battles              # play every case with the checked loops
+    python -m tests.smacv2.native_battles --own        # the same, with loops of each game
     python -m tests.smacv2.native_battles overflow     # call a function of this file, checked
 
 Checked loops abort at an overflow, a bad index, or a number too large for its place.
@@ -19,12 +20,14 @@ from smacv2.engine import cpu
 from smacv2.engine.backend import EngineBackend
 from smacv2.engine.native import (
     CHECKED_FLAGS,
+    FAST_FLAGS,
     LIBRARY_FLAGS,
     NativeLoop,
     build,
     compile_library,
     source_text,
 )
+from smacv2.engine.sizes import batch_types
 from smacv2.gymnasium_env import SMACv2VectorEnv
 
 NUM_ENVS = 3
@@ -36,6 +39,8 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "protoss": ("protoss_5_vs_5", {}),
     "more enemies": ("protoss_10_vs_11", {}),
     "many zerg": ("zerg_20_vs_23", {}),
+    "many terran": ("terran_20_vs_20", {}),
+    "many protoss": ("protoss_20_vs_23", {}),
     "conic": ("zerg_5_vs_5_conic", {}),
     "hidden enemies": ("terran_6_vs_5_epo_05", {}),
     "upstream": ("zerg_10_vs_10", {"rules": "upstream"}),
@@ -61,7 +66,7 @@ def arrays_of(backend: EngineBackend) -> dict[str, np.ndarray]:
     return {**blocks, **backend.outputs.arrays()}
 
 
-def play(case: str, prepare: Callable[[cpu.CpuDriver], None] = lambda driver: None) -> list[str]:
+def play(case: str, prepare: Callable[[EngineBackend], None] = lambda backend: None) -> list[str]:
     """Play random legal actions, and attacks whenever possible in every other step.
 
     Returns:
@@ -69,7 +74,7 @@ def play(case: str, prepare: Callable[[cpu.CpuDriver], None] = lambda driver: No
     """
     scenario, options = CASES[case]
     env = SMACv2VectorEnv(scenario, NUM_ENVS, num_threads=1, **options)
-    prepare(env.backend.driver)
+    prepare(env.backend)
     rng = np.random.default_rng(5)
     env.reset(seed=11)
     hashes = []
@@ -95,10 +100,22 @@ def digest(backend: EngineBackend) -> str:
     return found.hexdigest()
 
 
-def checked(driver: cpu.CpuDriver) -> None:
+def checked(backend: EngineBackend) -> None:
     """Let a driver play with the checked loops."""
     library = build(cpu.LOOPS, CHECKED_FLAGS)
-    driver.use([NativeLoop(library, function) for function in cpu.LOOPS])
+    backend.driver.use([NativeLoop(library, function) for function in cpu.LOOPS])
+
+
+def with_own_loops(backend: EngineBackend, flags: tuple[str, ...] = FAST_FLAGS) -> None:
+    """Let a driver play with loops that are compiled for its game alone."""
+    types = batch_types(backend.state, backend.tables, backend.outputs)
+    library = build(cpu.LOOPS, flags, types)
+    backend.driver.use([NativeLoop(library, function, types) for function in cpu.LOOPS])
+
+
+def with_own_checked_loops(backend: EngineBackend) -> None:
+    """Let a driver play with checked loops that are compiled for its game alone."""
+    with_own_loops(backend, CHECKED_FLAGS)
 
 
 def compiled(functions: list[Callable[..., None]], flags: tuple[str, ...]) -> list[NativeLoop]:
@@ -127,11 +144,14 @@ def number_too_large(first, last, world):
 
 def main(names: list[str]) -> None:
     """Call functions of this file once each, or play every case, with checks."""
+    if names in ([], ["--own"]):
+        for case in CASES:
+            prepare = with_own_checked_loops if names else checked
+            print(case, play(case, prepare)[-1], flush=True)
+        return
     for name in names:
         (loop,) = compiled([globals()[name]], CHECKED_FLAGS)
         loop(0, 1, np.full((1, 2), 1 << 20, np.int32))
-    for case in () if names else CASES:
-        print(case, play(case, checked)[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from smacv2.battle import CHANCE_ONE, OUTCOME_RUNNING, SIGHT_MASKED
 from smacv2.engine.backend import EngineBackend
+from smacv2.engine.cpu import compiled_loops
 from smacv2.engine.fixed import ONE
 from smacv2.engine.sandbox import Sandbox, Unit
 from smacv2.engine.tables import START_TICKS
@@ -233,6 +234,7 @@ def enemy_starts(rules, num_envs=320):
     start = {"kind": "surrounded"}
     scenario = scenario_with("terran_5_vs_5", team=FIVE_MARINES, start_positions=start)
     backend = EngineBackend(scenario, scenario.options.replace(rules=rules), num_envs)
+    backend.driver.use(compiled_loops()[1])  # of any game: the rules change here
     backend.tables.rules[START_TICKS] = 0
     backend.reset(np.ones(num_envs, np.bool_), np.arange(num_envs, dtype=np.uint64))
     return np.stack([backend.state.x[:, 5:], backend.state.y[:, 5:]], axis=-1) / ONE

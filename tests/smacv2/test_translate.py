@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,18 @@ from smacv2.engine import cpu
 from smacv2.engine.compile import config, inline_rule, meet, python_function
 from smacv2.engine.expressions import Array, TranslationError
 from smacv2.engine.fixed import inverse, isqrt
-from smacv2.engine.native import NativeError, compiler
+from smacv2.engine.native import (
+    LIBRARY_FLAGS,
+    NativeError,
+    NativeLoop,
+    compile_library,
+    compiler,
+    source_text,
+)
 from smacv2.engine.rng import multiply_words
 from smacv2.engine.translate import BATTLE, translate
 from tests.smacv2 import native_battles
-from tests.smacv2.native_battles import CASES, compiled, play
+from tests.smacv2.native_battles import CASES, compiled, play, with_own_loops
 
 
 def missing_compiler() -> str:
@@ -215,6 +223,27 @@ def test_an_array_of_another_type_is_refused_by_name(library):
             library["divide"](0, 1, table)
 
 
+@needs_compiler
+def test_loops_that_know_the_rules_refuse_other_rules():
+    rules = np.array([3, 7], np.int32)
+    types = {"world": Array.of("int32", 2), "rules": Array.baked(rules)}
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "library.so"
+        compile_library(source_text([apply_rules], types), library, LIBRARY_FLAGS)
+        loop_of_one_game = NativeLoop(library, apply_rules, types)
+    table = TABLE.copy()
+    loop_of_one_game(0, 1, table, rules)
+    assert table[0, 2] == 10
+    rules = np.array([3, 8], np.int32)
+    with pytest.raises(ValueError, match="rules has changed since these loops were compiled"):
+        loop_of_one_game(0, 1, table, rules)
+
+
+def apply_rules(first, last, world, rules):
+    for b in range(first, last):
+        world[b, 2] = rules[0] + rules[1]
+
+
 def take_root(first, last, world):
     for b in range(first, last):
         world[b, 2] = isqrt((int(world[b, 0]) << 31) | world[b, 1])
@@ -360,9 +389,39 @@ def test_native_loops_play_the_same_bytes_as_numba(case, monkeypatch):
     assert play(case) == native
 
 
+QUICK_CASES = ("many terran", "upstream conic", "shared sights", "obs as state")
+
+
 @needs_compiler
-def test_no_rule_overflows_or_leaves_an_array_in_any_case():
-    result = run_elsewhere(["-m", "tests.smacv2.native_battles"])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=() if c in QUICK_CASES else pytest.mark.slow) for c in CASES],
+)
+def test_loops_of_one_game_play_the_same_bytes_as_loops_of_any_game(case, monkeypatch):
+    monkeypatch.setenv("SMACV2_CPU", "native")
+    assert play(case, with_own_loops) == play(case)
+
+
+@needs_compiler
+def test_loops_of_one_game_refuse_the_arrays_of_another():
+    types = {"world": Array("int32", (None, 6))}
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "library.so"
+        compile_library(source_text([divide], types), library, LIBRARY_FLAGS)
+        own_divide = NativeLoop(library, divide, types)
+    table = TABLE.copy()
+    own_divide(0, 1, table)
+    assert table[0].tolist() == [7, 2, 3, 1, 3, 7 << 4 ^ ~2]
+    with pytest.raises(TypeError, match=r"world must have shape \(None, 6\), not \(9, 5\)"):
+        own_divide(0, 1, TABLE[:, :5].copy())
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "own", [pytest.param([]), pytest.param(["--own"], marks=pytest.mark.slow)], ids=["any", "own"]
+)
+def test_no_rule_overflows_or_leaves_an_array_in_any_case(own):
+    result = run_elsewhere(["-m", "tests.smacv2.native_battles", *own])
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == len(CASES)
 
@@ -410,6 +469,34 @@ def test_without_a_compiler_numba_plays_the_same_bytes(environment, reason):
     engine, found = result.stdout.split("\n")[:2]
     assert engine.startswith(reason)
     assert found == play("terran")[-1]
+
+
+NO_OWN_LOOPS = """#!/bin/sh
+for last; do :; done
+if [ -f "$last" ] && grep -q "Batch<Table" "$last"; then exit 1; fi
+exec {compiler} "$@"
+"""
+
+ENGINES = """
+from smacv2.engine.cpu import LARGE_BATCH
+from smacv2.gymnasium_env import SMACv2VectorEnv
+for num_envs in (LARGE_BATCH - 1, LARGE_BATCH):
+    driver = SMACv2VectorEnv("terran_5_vs_5", num_envs).backend.driver
+    print(driver.engine.startswith("native"), "for one game" in driver.engine)
+    driver.show()
+"""
+
+
+@needs_compiler
+def test_large_batches_have_loops_of_their_game_if_these_can_be_compiled(tmp_path):
+    result = run_elsewhere(["-c", ENGINES], SMACV2_CPU="native")
+    assert result.stdout.splitlines() == ["True False", "True True"], result.stderr
+    script = tmp_path / "compiler"
+    script.write_text(NO_OWN_LOOPS.format(compiler=" ".join(compiler())))
+    script.chmod(0o755)
+    cache = str(tmp_path / "cache")
+    result = run_elsewhere(["-c", ENGINES], CXX=str(script), SMACV2_CPU="", NUMBA_CACHE_DIR=cache)
+    assert result.stdout.splitlines() == ["True False", "True False"], result.stderr
 
 
 def test_a_forced_native_engine_without_a_compiler_says_what_is_missing(monkeypatch):
