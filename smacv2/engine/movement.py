@@ -199,17 +199,14 @@ def bits_near(unit, rules, i, first):
     """Return as bits which of the units from ``first`` on may be blockers of unit i.
 
     Friends give way unless they held their ground or were blocked themselves in the last tick.
-    There are no branches, as in ``count_touching``.
     """
-    target = unit[ORDER_TARGET, i]
     bits = 0
     for j in range(first, min(first + WORD_BITS, unit.shape[1])):
         reach = contact(unit, i, j) + STEER_MARGIN
-        dx, dy = int32(unit[X, j] - unit[X, i]), int32(unit[Y, j] - unit[Y, i])
-        near = max(int32(abs(dx)), int32(abs(dy))) < reach
-        held = int32(unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED)) != 0
-        stays = held | (not same_side(rules, i, j))
-        bits |= int32(near & stays & (j != i) & (j != target)) << (j - first)
+        near = abs(unit[X, j] - unit[X, i]) < reach and abs(unit[Y, j] - unit[Y, i]) < reach
+        held = unit[STANCE, j] & (STANCE_FIRM | STANCE_BLOCKED) != 0
+        if near and (held or not same_side(rules, i, j)) and j != i and j != unit[ORDER_TARGET, i]:
+            bits |= 1 << (j - first)
     return bits
 
 
