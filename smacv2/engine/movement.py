@@ -311,14 +311,13 @@ def sum_of_pushes(unit, kinds, rules, relaxing, i):
 
 @inline_rule
 def bits_touching(unit, relaxing, i, first):
-    """Return as bits which of the units from ``first`` on may push unit i, without branches."""
+    """Return as bits which of the units from ``first`` on may push unit i."""
     any_kind = relaxing or moving(unit, i)
     row = RADIUS if relaxing else COLLISION
     bits = 0
     for j in range(first, min(first + WORD_BITS, unit.shape[1])):
-        moves = int32(unit[VELOCITY_X, j] | unit[VELOCITY_Y, j]) != 0
-        pushes = touches(unit, row, i, j) & (any_kind | moves) & (j != i)
-        bits |= int32(pushes) << (j - first)
+        if touches(unit, row, i, j) and j != i and (any_kind or moving(unit, j)):
+            bits |= 1 << (j - first)
     return bits
 
 
