@@ -75,18 +75,14 @@ def act(unit, world, kinds, rules, tick, i):
     else:
         dx, dy = unit[X, target] - unit[X, i], unit[Y, target] - unit[Y, i]
     centre = length(dx, dy)
+    arc_cos, weapon = NO_ARC, 0
     if order == ORDER_MOVE:
-        way, arc_cos, weapon = centre, NO_ARC, 0
+        way = centre
         if centre == 0:
             unit[ORDER, i] = ORDER_IDLE
     elif order == ORDER_FOLLOW:
-        way, arc_cos, weapon = (
-            way_to(unit, kinds, target, centre - radii(unit, i, target)),
-            NO_ARC,
-            0,
-        )
+        way = way_to(unit, kinds, target, centre - radii(unit, i, target))
     elif order == ORDER_HEAL:
-        weapon = 0
         way, arc_cos = plan_healing(unit, kinds, i, target, centre - radii(unit, i, target))
     else:
         distance = centre - radii(unit, i, target)
