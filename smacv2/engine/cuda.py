@@ -170,13 +170,15 @@ def reset_kernel(sizes: Sizes) -> Kernel:
 
 def show_kernel(sizes: Sizes, rules: np.ndarray, card: Card) -> Kernel:
     """Return the kernel that writes masks, observations and the state."""
+    in_turn = Kernel("SHOW_IN_TURN", (loop.show,), battles=WARP, warps=1, hot_rows=0)
     if rules[SHARE_SIGHTS] or rules[OBS_AS_STATE]:
-        return Kernel("SHOW_IN_TURN", (loop.show,), battles=WARP, warps=1)
+        return in_turn
     parts = (orders.is_available, observe.count_items, observe.write_item)
     kernel = Kernel("SHOW", parts, battles=8, warps=8, blocks=4)
     while sizes.shared_bytes(kernel) * kernel.blocks > card.shared_bytes and kernel.battles > 1:
         kernel = replace(kernel, battles=kernel.battles - 1)
-    return kernel
+    # Views of very many units do not fit in shared memory.
+    return kernel if sizes.shared_bytes(kernel) <= card.shared_bytes else in_turn
 
 
 def source_of(kernel: Kernel, sizes: Sizes) -> str:

@@ -167,7 +167,6 @@ def test_blocks_that_show_fit_a_data_centre_gpu(num_agents, num_enemies):
     assert sizes.shared_bytes(kernel) <= CARDS[0].shared_bytes
 
 
-@pytest.mark.xfail(strict=True, reason="a block keeps one battle's observations, however large")
 @pytest.mark.parametrize(("side", "card"), [(64, CARDS[0]), (40, CARDS[1]), (30, CARDS[2])])
 def test_blocks_that_show_many_units_fit_every_gpu(side, card):
     sizes = sizes_of(side, side)
@@ -175,7 +174,6 @@ def test_blocks_that_show_many_units_fit_every_gpu(side, card):
     assert sizes.shared_bytes(kernel) <= card.shared_bytes
 
 
-@pytest.mark.xfail(strict=True, reason="a block reserves rows of units that it never uses")
 @pytest.mark.parametrize(("sides", "card"), [((20, 23), CARDS[0]), ((10, 11), CARDS[1])])
 def test_blocks_that_show_many_units_in_turn_fit_every_gpu(sides, card):
     sizes = sizes_of(*sides, obs_instead_of_state=True)
