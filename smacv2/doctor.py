@@ -141,7 +141,7 @@ def check_cpu() -> Iterator[Finding]:
     else:
         name = engine.partition("\n")[0]
         if engine.startswith("numba") and "SMACV2_CPU" not in engine:
-            cure = "install g++ or clang++, or set CXX: rules start and run faster"
+            cure = "a working g++ or clang++ (or CXX): rules start and run faster"
             yield Finding("cpu engine", ABSENT, name, cure)
         else:
             yield Finding("cpu engine", OK, name)

@@ -31,6 +31,9 @@ QUANTITIES = {
 SIGMAS = 2
 """Standard errors of a difference that chance alone explains."""
 
+WITHIN = {True: "within", False: "within 2 standard errors"}
+"""Verdicts on a quantity that agrees, by whether it is inside its bound."""
+
 
 class Estimate(NamedTuple):
     """A mean with its standard error."""
@@ -122,10 +125,14 @@ class Comparison:
         return 100 * ratio(self.difference, self.real.mean)
 
     @property
+    def inside_bound(self) -> bool:
+        """Whether the difference is within its bound."""
+        return abs(self.difference) <= self.bound.width(self.real.mean)
+
+    @property
     def within(self) -> bool:
         """Whether the difference is within its bound, or within two standard errors."""
-        allowed = max(self.bound.width(self.real.mean), SIGMAS * self.standard_error)
-        return abs(self.difference) <= allowed
+        return self.inside_bound or abs(self.difference) <= SIGMAS * self.standard_error
 
 
 def ratio(difference: float, unit: float) -> float:
@@ -246,6 +253,7 @@ def row(each: Comparison) -> dict[str, Any]:
         "standard_errors": each.sigmas if math.isfinite(each.sigmas) else None,
         "percent": each.percent if math.isfinite(each.percent) else None,
         "bound": str(each.bound),
+        "inside_bound": each.inside_bound,
         "within": each.within,
     }
 
@@ -261,7 +269,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
             "difference": signed(row["percent"], " %"),
             "standard errors": signed(row["standard_errors"]),
             "bound": row["bound"],
-            "verdict": "within" if row["within"] else "OUTSIDE",
+            "verdict": WITHIN[row["inside_bound"]] if row["within"] else "OUTSIDE",
         }
         for row in rows
     ]
@@ -278,13 +286,23 @@ def numbers(estimate: dict[str, Any]) -> str:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Return one sentence about what still differs."""
-    outside: dict[str, list[str]] = {}
+    """Return what still differs: outside of the bounds, then within but by more than chance."""
+    outside = [row for row in rows if not row["within"]]
+    beyond = [row for row in rows if row["within"] and abs(row["standard_errors"] or 0) > SIGMAS]
+    if outside:
+        text = (
+            f"{len(outside)} of {len(rows)} quantities differ from StarCraft II: {named(outside)}."
+        )
+    else:
+        text = f"All {len(rows)} quantities agree with StarCraft II."
+    if beyond:
+        text += f" Inside their bounds, but by more than chance, differ: {named(beyond)}."
+    return text
+
+
+def named(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the scenarios of rows, each with its quantities."""
+    quantities: dict[str, list[str]] = {}
     for row in rows:
-        if not row["within"]:
-            outside.setdefault(row["scenario"], []).append(row["quantity"])
-    if not outside:
-        return f"All {len(rows)} quantities agree with StarCraft II."
-    parts = "; ".join(f"{name} {', '.join(which)}" for name, which in outside.items())
-    count = sum(map(len, outside.values()))
-    return f"{count} of {len(rows)} quantities differ from StarCraft II: {parts}."
+        quantities.setdefault(row["scenario"], []).append(row["quantity"].replace("_", " "))
+    return "; ".join(f"{name} {', '.join(which)}" for name, which in quantities.items())

@@ -82,7 +82,7 @@ class Options:
     prob_obs_enemy: float = entry(default=1.0, low=0, high=1)
     """Extended partial observability: chance to see an enemy that an ally spotted first."""
     enemy_medivacs: str = entry(default="stay", choices=("stay", "with_side"))
-    """stay: enemy medivacs wait where they start; with_side: they follow their side's fighters."""
+    """stay: enemy medivacs wait and heal in reach; with_side: they follow their side's fighters."""
     action_mask: bool = True
     """Allow attacks in range only; False allows every living target, so the mask says nothing."""
 

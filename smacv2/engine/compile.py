@@ -25,6 +25,9 @@ njit: Any = numba.njit
 
 Rule = Callable[..., Any]
 
+ROOM_BYTES = 4 << 20
+"""Room that a cache folder must have: more than the compiled rules take."""
+
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 """``error_model="numpy"`` drops the zero-division branches, which no rule needs. No fast-math: the
 few floating-point operations (observations) must round the same everywhere."""
@@ -124,7 +127,7 @@ def cache_folder() -> Path:
     """Return the folder of rules compiled from the present source; create it if needed.
 
     The folder is in ``NUMBA_CACHE_DIR`` if that is set, else in the user's cache folder, else (if
-    that is not writable) in the system's folder for temporary files.
+    that is not writable or full) in the system's folder for temporary files.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     parents = [Path(config.CACHE_DIR or home) / "smacv2", Path(tempfile.gettempdir()) / "smacv2"]
@@ -134,9 +137,19 @@ def cache_folder() -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
-        if os.access(folder, os.W_OK):
+        if has_room(folder):
             return folder
     raise OSError(f"no folder to cache compiled rules in; tried {', '.join(map(str, parents))}")
+
+
+def has_room(folder: Path) -> bool:
+    """Return whether a folder takes files of the size of compiled rules."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(ROOM_BYTES))
+    except OSError:
+        return False
+    return True
 
 
 @functools.cache

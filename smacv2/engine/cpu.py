@@ -135,7 +135,11 @@ def _library(types: tuple[tuple[str, Type], ...]) -> Path | str:
     """Return the native library, or why there is none; failures are not tried again."""
     try:
         library = build(LOOPS, types=dict(types))
-        NativeLoop(library, run_range)
+        try:
+            NativeLoop(library, run_range)
+        except NativeError:  # a damaged file
+            library.unlink(missing_ok=True)
+            NativeLoop(build(LOOPS, types=dict(types)), run_range)
     except (NativeError, OSError) as error:
         return str(error)
     return library

@@ -390,8 +390,7 @@ def regenerate(unit, kinds, tick, i):
     if regen > 0:
         unit[HEALTH, i] = min(unit[HEALTH, i] + regen, kinds[kind, K_HEALTH])
     if kinds[kind, K_SHIELD] > 0:
-        waited = (tick - unit[DAMAGED_AT, i]) << SHIFT
-        if waited > kinds[kind, K_SHIELD_DELAY]:
+        if tick - unit[DAMAGED_AT, i] > kinds[kind, K_SHIELD_DELAY] >> SHIFT:
             shield = unit[SHIELD, i] + kinds[kind, K_SHIELD_REGEN]
             unit[SHIELD, i] = min(shield, kinds[kind, K_SHIELD])
     if kinds[kind, K_ENERGY] > 0:

@@ -81,7 +81,7 @@ class TranslationError(Exception):
 
 
 class Unsupported(Exception):
-    """The same without a place: ``error_at`` adds it."""
+    """A construct that has no translation; the translator of the rule adds file and line."""
 
 
 def join(first: Type, second: Type) -> Type:

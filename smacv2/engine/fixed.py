@@ -1,7 +1,7 @@
 """20.12 fixed-point arithmetic, the number format of StarCraft II itself.
 
 A value ``v`` is stored as the integer ``round(4096 * v)`` in an ``int32``. Products and squares
-are computed in 64 bits, which cannot overflow on a map of up to 500 cells. ``int()`` marks each
+are computed in 64 bits, which cannot overflow on a map of up to 256 cells. ``int()`` marks each
 widening: it is free in compiled code, and turns NumPy scalars into Python integers otherwise.
 """
 

@@ -187,7 +187,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays a
 
 #elif defined(KERNEL_SHOW)
 
-// Show every battle: first the entries of masks, which observations repeat. Rows are collected in
+// Show every battle, whatever its command: a battle that is left alone looks as before. First come
+// the entries of masks, which observations repeat. Rows are collected in
 // shared memory, because a thread that wrote its row to global memory would write a few bytes here
 // and a few there.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) run(const Arrays arrays) {

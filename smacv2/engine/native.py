@@ -82,7 +82,8 @@ def _run(command: Sequence[str]) -> str:
     except OSError as error:
         raise NativeError(f"{command[0]}: {error}") from error
     if result.returncode:
-        raise NativeError(f"{' '.join(command)} failed:\n{result.stderr[-4000:]}")
+        told = result.stderr[-4000:] or f"exit status {result.returncode}"
+        raise NativeError(f"{' '.join(command)} failed:\n{told}")
     return result.stdout
 
 

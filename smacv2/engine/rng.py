@@ -61,7 +61,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 def words(world, stream, counter):
     """Return four 32-bit words for one stream and counter of this battle."""
     return philox(
-        int(counter),
+        int(counter) & MASK,
         int(stream),
         int(world[EPISODE]) & MASK,
         0,
@@ -91,7 +91,7 @@ def shuffle(unit, world, count, stream, counter):
 
     Each draw takes 16 bits, so probabilities of orders are off by less than count / 2**16.
     """
-    block = counter * unit.shape[1]
+    block = int(counter) * unit.shape[1]
     w0, w1, w2, w3 = words(world, stream, block)
     left = DRAWS_PER_BLOCK
     for last in range(count - 1, 0, -1):

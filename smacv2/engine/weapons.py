@@ -189,7 +189,7 @@ def fire(unit, world, kinds, tick, i, weapon, late):
     """
     kind = unit[UNIT_TYPE, i]
     offset = weapon_offset(weapon, kinds)
-    bits = word(world, STREAM_COOLDOWN, tick * unit.shape[1] + i)
+    bits = word(world, STREAM_COOLDOWN, int(tick) * unit.shape[1] + i)
     jitter = kinds[kind, offset + W_JITTER_LOW] + below(bits, kinds[kind, offset + W_JITTER_SPAN])
     unit[COOLDOWN, i] = kinds[kind, offset + W_PERIOD] + jitter - late
     unit[BACKSWING, i] = kinds[kind, offset + W_BACKSWING]

@@ -148,6 +148,12 @@ def test_the_verdict_names_what_differs():
     assert verdict(rows[1:]) == "All 1 quantities agree with StarCraft II."
 
 
+def test_the_verdict_names_what_differs_inside_its_bound_by_more_than_chance():
+    rows = report([comparison(1, 1.04, Bound(0.05), 0.01)], episodes=2, seed=0)["rows"]
+    differing = "Inside their bounds, but by more than chance, differ: zerg_5_vs_5 kills."
+    assert verdict(rows) == f"All 1 quantities agree with StarCraft II. {differing}"
+
+
 def test_what_differs_most_comes_first():
     found = compare(["terran_5_vs_5", "zerg_5_vs_5_conic"], episodes=64)
     order = [(each.within, -abs(each.sigmas)) for each in found]
