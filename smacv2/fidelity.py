@@ -286,7 +286,7 @@ def numbers(estimate: dict[str, Any]) -> str:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Return what still differs: outside of the bounds, then within but by more than chance."""
+    """Return the quantities that differ: outside of their bounds, then inside but not by chance."""
     outside = [row for row in rows if not row["within"]]
     beyond = [row for row in rows if row["within"] and abs(row["standard_errors"] or 0) > SIGMAS]
     if outside:
