@@ -12,6 +12,7 @@ import ast
 import inspect
 import sys
 import textwrap
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,10 @@ from smacv2.engine.expressions import (
 )
 
 PRELUDE = Path(__file__).with_name("prelude.h")
+
+PARSING = threading.Lock()
+"""CPython 3.11 counts the depth of syntax trees once for all threads: one thread parses at a time
+(python/cpython issue 106905)."""
 
 TABLES: dict[str, Type] = {
     **{name: Array.of("int32", 2) for name in ("kinds", "teams", "points", "spiral", "cone")},
@@ -404,7 +409,8 @@ class RuleTranslator:
 def _definition(function: Rule) -> tuple[ast.FunctionDef, int]:
     """Return a function's syntax tree and the line of its file that is the tree's line 1."""
     source, first_line = inspect.getsourcelines(function)
-    tree = ast.parse(textwrap.dedent("".join(source))).body[0]
+    with PARSING:
+        tree = ast.parse(textwrap.dedent("".join(source))).body[0]
     if not isinstance(tree, ast.FunctionDef):
         raise TranslationError(f"{function}: construct not supported: not a plain function")
     return tree, max(first_line, 1)
