@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from smacv2.battle import EPISODE, STEP, BattleState, Outputs
 from smacv2.engine import cuda
 from smacv2.engine.backend import EngineBackend
-from smacv2.engine.native import NativeError, compiler
+from smacv2.engine.native import compiler
 from smacv2.engine.tables import Tables
 from smacv2.layout import Layout
 from smacv2.scenario import load_scenario
+from tests.smacv2.compilers import needs_compiler
 from tests.smacv2.kernels_on_cpu import KernelsOnCpu, random_actions
 
 NUM_ENVS = 5
@@ -30,17 +31,6 @@ CASES = {
     "terran_6_vs_5_epo_05": 12,  # agents are shown in turn
     "terran_20_vs_23": 12,  # more units than threads of a warp
 }
-
-
-def missing_compiler() -> str:
-    try:
-        compiler()
-    except NativeError as error:
-        return str(error)
-    return ""
-
-
-needs_compiler = pytest.mark.skipif(bool(missing_compiler()), reason=missing_compiler())
 
 
 def differing(cpu: EngineBackend, kernels: KernelsOnCpu) -> list[str]:

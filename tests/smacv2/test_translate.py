@@ -17,7 +17,6 @@ from smacv2.engine.expressions import Array, TranslationError
 from smacv2.engine.fixed import inverse, isqrt
 from smacv2.engine.native import (
     LIBRARY_FLAGS,
-    NativeError,
     NativeLoop,
     compile_library,
     compiler,
@@ -26,18 +25,9 @@ from smacv2.engine.native import (
 from smacv2.engine.rng import multiply_words
 from smacv2.engine.translate import BATTLE, translate
 from tests.smacv2 import native_battles
+from tests.smacv2.compilers import needs_compiler
 from tests.smacv2.native_battles import CASES, compiled, play, with_own_loops
 
-
-def missing_compiler() -> str:
-    try:
-        compiler()
-    except NativeError as error:
-        return str(error)
-    return ""
-
-
-needs_compiler = pytest.mark.skipif(bool(missing_compiler()), reason=missing_compiler())
 needs_numba = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT is set")
 
 
